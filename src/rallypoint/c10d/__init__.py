@@ -1,0 +1,1 @@
+"""A server that speaks the wire protocol of torch's TCPStore to the workers."""

@@ -1,0 +1,1 @@
+"""Command lines: arguments and environment in, exit status out."""

@@ -1,0 +1,1 @@
+"""The workers' output: from pipes to files and console."""

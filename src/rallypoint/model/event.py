@@ -1,0 +1,126 @@
+"""Facts. Everything the core ever learns is one of these, with the time it is told."""
+
+from __future__ import annotations
+
+from rallypoint.model.node import NodeInfo, View
+from rallypoint.model.result import Exit, Failure, WorkerId
+from rallypoint.model.value import Value
+
+
+class Event(Value):
+    """Base of all facts."""
+
+
+class Started(Event):
+    """The driver is up and the store is open: the core may give its first orders."""
+
+
+class Joined(Event):
+    """Our own ``nodes/<id>`` was written (answers ``Join``)."""
+
+
+class Refused(Event):
+    """The run will not have this node: ``field`` is ``mine`` here and ``theirs`` there."""
+
+    field: str
+    mine: str
+    theirs: str
+
+
+class LeaderSeen(Event):
+    """``node`` holds the leader's lease; None: nobody does."""
+
+    node: str | None
+
+
+class ViewSeen(Event):
+    """The view at ``revision``; ``view`` None: there is none yet (``revision`` then is what a first swap expects)."""
+
+    view: View | None
+    revision: int
+
+
+class PeerSeen(Event):
+    """A node's own words, ours included; told to the leader only. ``joined``: revision of its first write."""
+
+    info: NodeInfo
+    joined: int
+
+
+class PeerLost(Event):
+    """A node's lease is gone: ``left`` if it gave it back itself (with ``reason``)."""
+
+    node: str
+    left: bool
+    reason: str
+
+
+class FailureSeen(Event):
+    """A failure was published; told to the leader only, in the store's order."""
+
+    failure: Failure
+
+
+class StoreTried(Event):
+    """An attempt to reach the store at ``where`` failed with ``reason``; another one follows. For watchers."""
+
+    where: str
+    reason: str
+    attempt: int
+
+
+class StoreLost(Event):
+    """The store is out of reach; our lease may be running out."""
+
+    reason: str
+
+
+class StoreBack(Event):
+    """The store answers again. ``fresh``: our lease is gone there, we must join anew."""
+
+    fresh: bool
+
+
+class Serving(Event):
+    """The worker store of ``round`` listens at ``port`` (answers ``ServeWorkers``)."""
+
+    round: int
+    port: int
+
+
+class Spawned(Event):
+    """A worker process exists (answers ``Spawn``)."""
+
+    worker: WorkerId
+    pid: int
+
+
+class SpawnFailed(Event):
+    """A worker could not be started (answers ``Spawn``)."""
+
+    worker: WorkerId
+    reason: str
+
+
+class Exited(Event):
+    """A worker process ended."""
+
+    worker: WorkerId
+    exit: Exit
+
+
+class Swept(Event):
+    """Nothing of ``round`` is left on this node, but for ``stuck`` pids that the kernel will not end (answers ``Sweep``)."""
+
+    round: int
+    stuck: tuple[int, ...] = ()
+
+
+class SignalReceived(Event):
+    """The launcher got signal ``number``."""
+
+    number: int
+
+
+class DeadlinePassed(Event):
+    """``Agent.wake_at()`` has come."""

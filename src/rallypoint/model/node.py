@@ -1,0 +1,153 @@
+"""What the nodes tell each other through the store: ``NodeInfo``, ``View`` and its ``Roster``.
+
+Each has a JSON form. ``from_json`` checks what came over the network and raises
+``ProtocolError`` for anything that this version would not have written.
+"""
+
+from __future__ import annotations
+
+from rallypoint.model.errors import ProtocolError
+from rallypoint.model.result import Failure
+from rallypoint.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# States of a node, as it announces them itself.
+WAITING = "waiting"  # no workers; ready for the next round
+WORKING = "working"  # workers of the round `acked` are running (or being stopped)
+FINISHING = "finishing"  # as WORKING, and at least one worker has succeeded
+DONE = "done"  # all workers of the round `acked` succeeded
+
+# Phases of a view.
+FORMING = "forming"
+RUNNING = "running"
+DRAINING = "draining"
+CLOSED = "closed"
+
+
+class NodeInfo(Value):
+    """What a node says of itself: key ``nodes/<id>``, under a lease, written by its owner only.
+
+    ``address`` is where its workers' peers reach it (and ``port`` its worker store);
+    ``slots`` the number of workers it starts; ``round`` the last round whose orders it has
+    carried out (for WAITING: the workers of that round are gone); ``node_rank`` the fixed place
+    (``static``), -1 if free; ``joined`` orders newcomers (the store's revision of the first write).
+    """
+
+    id: str
+    host: str
+    address: str
+    slots: int
+    port: int = 0
+    role: str = "default"
+    round: int = 0
+    state: str = WAITING
+    node_rank: int = -1
+
+    def to_json(self) -> dict[str, Any]:
+        return self.as_dict()
+
+    @classmethod
+    def from_json(cls, content: Any) -> NodeInfo:
+        node: NodeInfo = _decoded(cls, content, _NODE_TYPES)
+        return node
+
+
+class Roster(Value):
+    """Who is in the round, in rank order, as columns (one entry for each node).
+
+    Columns keep the JSON small and its reading at C speed: a thousand nodes read it at once.
+    """
+
+    nodes: tuple[str, ...] = ()
+    slots: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def world_size(self) -> int:
+        return sum(self.slots)
+
+
+class View(Value):
+    """The state of the run: key ``view``, written by the leader only, by fenced swap.
+
+    ``round`` counts from 1 with each forming; ``restarts`` counts failures paid from the
+    budget; ``here`` are the nodes present while forming (said at growing intervals);
+    ``failures`` (cause first) explain a draining or a failed end; ``finishing`` says that a
+    worker has succeeded, which starts ``--success-timeout`` everywhere; ``reason`` is for people.
+    """
+
+    round: int
+    phase: str
+    roster: Roster = Roster()
+    master_addr: str = ""
+    master_port: int = 0
+    restarts: int = 0
+    reason: str = ""
+    here: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    finishing: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        content = self.as_dict()
+        content["roster"] = [self.roster.nodes, self.roster.slots, self.roster.roles]
+        content["failures"] = [f.to_json() for f in self.failures]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> View:
+        try:
+            content = dict(content)
+            nodes, slots, roles = content["roster"]
+            content["roster"] = Roster(tuple(nodes), tuple(slots), tuple(roles))
+            content["here"] = tuple(content.get("here", ()))
+            content["failures"] = tuple(Failure.from_json(f) for f in content.get("failures", ()))
+        except (TypeError, ValueError, KeyError) as error:
+            raise ProtocolError(f"view: {error}") from None
+        view: View = _decoded(cls, content, _VIEW_TYPES)
+        if view.phase not in (FORMING, RUNNING, DRAINING, CLOSED) or not len(nodes) == len(slots) == len(roles):
+            raise ProtocolError(f"view: phase {view.phase!r}, roster of {len(nodes)}, {len(slots)}, {len(roles)}")
+        if not all(type(s) is int and s > 0 for s in slots):
+            raise ProtocolError("view: a node's slots are no positive number")
+        return view
+
+
+class Assignment(Value):
+    """What one worker is told about itself: the worker environment, before it is spelled out."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    group_rank: int
+    group_world_size: int
+    role: str
+    role_rank: int
+    role_world_size: int
+    master_addr: str
+    master_port: int
+    restart_count: int
+
+
+_NODE_TYPES = {"id": str, "host": str, "address": str, "slots": int, "port": int, "role": str}
+_NODE_TYPES |= {"round": int, "state": str, "node_rank": int}
+_VIEW_TYPES = {"round": int, "phase": str, "master_addr": str, "master_port": int, "restarts": int}
+_VIEW_TYPES |= {"reason": str, "finishing": bool}
+
+
+def _decoded(cls: Any, content: Any, types: dict[str, type]) -> Any:
+    """Make a ``cls`` from JSON. Unknown fields are left out: a newer version may have written them."""
+    if not isinstance(content, dict):
+        raise ProtocolError(f"{cls.__name__}: {type(content).__name__} instead of an object")
+    for field, kind in types.items():
+        if field in content and type(content[field]) is not kind:
+            raise ProtocolError(f"{cls.__name__}.{field}: {content[field]!r} is no {kind.__name__}")
+    try:
+        return cls(**{f: content[f] for f in cls._fields if f in content})
+    except TypeError as error:
+        raise ProtocolError(str(error)) from None

@@ -1,0 +1,141 @@
+"""One frozen configuration. Flags and environment are read once into it and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+
+from rallypoint.model.errors import UsageError
+from rallypoint.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_STORE_PORT = 29400  # torch's for c10d
+DEFAULT_MASTER_PORT = 29500  # torch's for static
+STACK_SIGNAL = signal.SIGRTMAX - 3
+"""On which the worker hook writes all stacks; a signal that neither programs nor schedulers use."""
+
+OUT, ERR = 1, 2  # bits of torch's Std: which streams an option means
+
+
+class LogSpec(Value):
+    """Where the workers' output goes.
+
+    ``redirects`` and ``tee`` map local rank -> OUT|ERR bits (-1: every other rank). ``shown`` are the
+    local ranks whose output reaches the console (None: all). ``template`` is torch's
+    ``TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE`` ("${role_name} ${rank} ${local_rank}"), None: ours.
+    ``mode``: "pipe" (through the launcher, line-atomic) or "inherit" (the terminal itself).
+    ``directory`` None: a fresh one under the system's temporary directory, if anything is to be written.
+    """
+
+    directory: str | None = None
+    redirects: Mapping[int, int] = {}
+    tee: Mapping[int, int] = {}
+    shown: tuple[int, ...] | None = None
+    stdout_filters: tuple[str, ...] = ()
+    stderr_filters: tuple[str, ...] = ()
+    template: str | None = None
+    mode: str = "pipe"
+
+
+class Timing(Value):
+    """All times in seconds. Names and defaults are torch's ``--rdzv-conf`` keys."""
+
+    join_timeout: float = 600.0
+    """Without enough nodes for this long, the run gives up."""
+    last_call_timeout: float = 30.0
+    """With ``min_nodes`` there, how long to wait for more, up to ``max_nodes``."""
+    close_timeout: float = 30.0
+    """How long the store's host stays for the others to learn the end."""
+    read_timeout: float = 60.0
+    """How long the store may take for one answer."""
+    keep_alive_interval: float = 5.0
+    keep_alive_max_attempt: int = 3
+    shutdown_timeout: float = 30.0
+    """From the first signal to KILL, on every path that stops workers."""
+    kill_timeout: float = 5.0
+    """From KILL to giving a worker up as uninterruptible."""
+    success_timeout: float | None = None
+    """Once a worker has succeeded, how long the others may take; None: as long as they like."""
+
+    @property
+    def lease(self) -> float:
+        """A node unheard of for this long is lost."""
+        return self.keep_alive_interval * self.keep_alive_max_attempt
+
+
+class Spec(Value):
+    """Everything a run needs to know, on one node.
+
+    ``argv`` is the worker's whole command, ``${local_rank}`` still in it; ``hook`` says that it is a
+    Python program into which the worker hook (traceback capture) may be put.
+    ``backend``: "tcp" (hosted by whoever can bind ``endpoint``), "static" (places fixed by
+    ``node_rank``, the store at ``endpoint``), "memory" (this node alone).
+    """
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    hook: bool = True
+    run_id: str = "none"
+    role: str = "default"
+    min_nodes: int = 1
+    max_nodes: int = 1
+    nproc: int = 1
+    backend: str = "memory"
+    endpoint: str = ""
+    is_host: bool | None = None
+    node_rank: int = -1
+    local_addr: str | None = None
+    max_restarts: int = 0
+    timing: Timing = Timing()
+    signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    forward_signals: tuple[int, ...] = ()
+    virtual_local_rank: bool = False
+    logs: LogSpec = LogSpec()
+    verbosity: int = 0
+    log_format: str = "text"
+    color: bool | None = None
+
+    def validate(self) -> Spec:
+        """Return self. Raises UsageError, naming the option, for what cannot work."""
+        checks = (
+            (self.nproc < 1, "--nproc-per-node", self.nproc, "a number of at least 1, or auto, cpu, gpu, xpu"),
+            (self.min_nodes < 1, "--nnodes", f"{self.min_nodes}:{self.max_nodes}", "at least one node is needed"),
+            (
+                self.min_nodes > self.max_nodes,
+                "--nnodes",
+                f"{self.min_nodes}:{self.max_nodes}",
+                "MIN:MAX with MIN no larger than MAX",
+            ),
+            (self.max_restarts < 0, "--max-restarts", self.max_restarts, "0 or more"),
+            (not self.run_id, "--rdzv-id", self.run_id, "a name for the run, the same on every node"),
+            (not self.argv, "training_script", "", "the program to run"),
+            (
+                self.backend == "static" and self.min_nodes != self.max_nodes,
+                "--nnodes",
+                f"{self.min_nodes}:{self.max_nodes}",
+                "one number with --rdzv-backend static, which cannot scale; use --rdzv-backend c10d for MIN:MAX",
+            ),
+            (
+                self.backend == "static" and not 0 <= self.node_rank < self.max_nodes,
+                "--node-rank",
+                self.node_rank,
+                f"0 to {self.max_nodes - 1} (one of --nnodes {self.max_nodes})",
+            ),
+            (
+                self.backend == "memory" and self.max_nodes > 1,
+                "--nnodes",
+                f"{self.min_nodes}:{self.max_nodes}",
+                "1 with a store in memory; give --rdzv-endpoint for more nodes",
+            ),
+        )
+        for wrong, where, value, allowed in checks:
+            if wrong:
+                raise UsageError(where, value, allowed)
+        for name, value in self.timing.as_dict().items():
+            if value is not None and value <= 0 and name != "last_call_timeout" and name != "shutdown_timeout":
+                raise UsageError(name, value, "a time in seconds above 0")
+            if value is not None and value < 0:
+                raise UsageError(name, value, "a time in seconds, 0 or more")
+        return self

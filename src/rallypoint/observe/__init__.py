@@ -1,0 +1,1 @@
+"""Watchers: they are told of every decision and cannot answer."""

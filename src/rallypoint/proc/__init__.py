@@ -1,0 +1,1 @@
+"""Worker processes: starting, watching, signalling and sweeping up after them."""

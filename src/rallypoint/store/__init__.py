@@ -1,0 +1,1 @@
+"""The coordination store: five verbs over memory or TCP."""

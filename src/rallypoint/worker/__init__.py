@@ -1,0 +1,1 @@
+"""What runs inside the worker: standard library only, nothing else of Rallypoint."""
