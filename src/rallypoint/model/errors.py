@@ -5,7 +5,7 @@ RallypointError
   RefusedError      the run's: this node does not fit the run that it wants to join
   StoreError        the store's: it cannot be reached, or answers what it should not
   ProtocolError     a peer's: bytes that are no message of ours (the connection is dropped)
-  IllegalTransition Rallypoint's own: an event that cannot happen in this state
+  IllegalTransitionError  Rallypoint's own: an event that cannot happen in this state
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ProtocolError(RallypointError):
     """A peer sent what is no message of ours; ``reason`` says what was wrong with it."""
 
 
-class IllegalTransition(RallypointError):
+class IllegalTransitionError(RallypointError):
     """``event`` is not possible in ``state``; the machine that raises this has not changed."""
 
     def __init__(self, machine: str, state: object, event: object) -> None:

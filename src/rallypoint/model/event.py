@@ -12,7 +12,7 @@ class Event(Value):
 
 
 class Started(Event):
-    """The driver is up and the store is open: the core may give its first orders."""
+    """The driver is up and looks for the store; the time to join begins."""
 
 
 class Joined(Event):
@@ -55,6 +55,10 @@ class PeerLost(Event):
     reason: str
 
 
+class Gathered(Event):
+    """Every node and failure that was there has been told (answers ``Gather``)."""
+
+
 class FailureSeen(Event):
     """A failure was published; told to the leader only, in the store's order."""
 
@@ -76,9 +80,13 @@ class StoreLost(Event):
 
 
 class StoreBack(Event):
-    """The store answers again. ``fresh``: our lease is gone there, we must join anew."""
+    """The store answers (for the first time, or again). ``fresh``: no lease of ours is there, we must join anew.
+
+    ``address`` is where our workers' peers reach this node.
+    """
 
     fresh: bool
+    address: str
 
 
 class Serving(Event):
@@ -110,7 +118,7 @@ class Exited(Event):
 
 
 class Swept(Event):
-    """Nothing of ``round`` is left on this node, but for ``stuck`` pids that the kernel will not end (answers ``Sweep``)."""
+    """Nothing of ``round`` is left here, but for ``stuck`` pids that the kernel will not end (answers ``Sweep``)."""
 
     round: int
     stuck: tuple[int, ...] = ()

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # States of a node, as it announces them itself.
 WAITING = "waiting"  # no workers; ready for the next round
-WORKING = "working"  # workers of the round `acked` are running (or being stopped)
+WORKING = "working"  # workers of the round `round` are running (said only when joining anew with them)
 FINISHING = "finishing"  # as WORKING, and at least one worker has succeeded
-DONE = "done"  # all workers of the round `acked` succeeded
+DONE = "done"  # all workers of the round `round` succeeded
+LEAVING = "leaving"  # told to go; its workers are being stopped
 
 # Phases of a view.
 FORMING = "forming"

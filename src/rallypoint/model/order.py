@@ -26,7 +26,7 @@ class Lead(Order):
 
 
 class Gather(Order):
-    """We lead: tell us of every node and failure from now on (PeerSeen, PeerLost, FailureSeen)."""
+    """We lead: tell us of every node and failure from now on (PeerSeen, PeerLost, FailureSeen). Ends as Gathered."""
 
 
 class Propose(Order):
@@ -70,7 +70,7 @@ class DumpStacks(Order):
 
 
 class Sweep(Order):
-    """All main processes of ``round`` are gone: ask what they left behind to stop, kill it at ``deadline``. Ends as Swept."""
+    """The workers of ``round`` are gone: ask what they left behind to stop, kill it at ``deadline``. Ends as Swept."""
 
     round: int
     deadline: float

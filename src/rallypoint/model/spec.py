@@ -134,7 +134,7 @@ class Spec(Value):
             if wrong:
                 raise UsageError(where, value, allowed)
         for name, value in self.timing.as_dict().items():
-            if value is not None and value <= 0 and name != "last_call_timeout" and name != "shutdown_timeout":
+            if value is not None and value <= 0 and name not in {"last_call_timeout", "shutdown_timeout"}:
                 raise UsageError(name, value, "a time in seconds above 0")
             if value is not None and value < 0:
                 raise UsageError(name, value, "a time in seconds, 0 or more")

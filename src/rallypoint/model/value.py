@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
-    def dataclass_transform(**_options: object) -> object:
+    def dataclass_transform(**_options: object) -> object:  # noqa: D103
         return lambda cls: cls
 
 
@@ -24,7 +24,8 @@ class ValueType(type):
         own = tuple(f for f, kind in space.get("__annotations__", {}).items() if not kind.startswith("ClassVar"))
         defaults = {f: space.pop(f) for f in own if f in space}
         space["__slots__"] = own
-        fields, inherited = (), {}
+        fields: tuple[str, ...] = ()
+        inherited: dict[str, object] = {}
         for base in bases:
             fields += getattr(base, "_fields", ())
             inherited |= getattr(base, "_defaults", {})

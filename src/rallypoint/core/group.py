@@ -1,0 +1,236 @@
+"""The workers of one round on this node: start, watch, stop ladder, sweep.
+
+Laws:
+1. One dies badly, all are stopped (the default strategy).
+2. Stopping is one ladder for all at once: the signal, after the grace KILL, after that giving up.
+3. DOWN is reached once for each round, after the sweep: nothing of the round is left on the node.
+4. Nothing here waits: deadlines are given in, orders come out.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from rallypoint.core import policy, worker
+from rallypoint.model import exits
+from rallypoint.model.errors import IllegalTransitionError
+from rallypoint.model.event import DeadlinePassed, Event, Exited, Spawned, SpawnFailed, Swept
+from rallypoint.model.order import DumpStacks, Order, Publish, Spawn, Sweep
+from rallypoint.model.result import Failure, WorkerId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rallypoint.model.node import Assignment, NodeInfo
+    from rallypoint.model.spec import Timing
+
+EMPTY = "EMPTY"
+STARTING = "STARTING"
+UP = "UP"
+DRAINING = "DRAINING"
+DOWN = "DOWN"
+STATES = (EMPTY, STARTING, UP, DRAINING, DOWN)
+EVENTS = (Spawned, SpawnFailed, Exited, Swept, DeadlinePassed)
+
+IGNORE = "IGNORE"
+ILLEGAL = "ILLEGAL"
+
+TABLE = {
+    (EMPTY, Spawned): ILLEGAL,
+    (EMPTY, SpawnFailed): ILLEGAL,
+    (EMPTY, Exited): ILLEGAL,
+    (EMPTY, Swept): ILLEGAL,
+    (EMPTY, DeadlinePassed): IGNORE,
+    (STARTING, Spawned): "_spawned",
+    (STARTING, SpawnFailed): "_spawn_failed",
+    (STARTING, Exited): "_exited",
+    (STARTING, Swept): ILLEGAL,
+    (STARTING, DeadlinePassed): "_deadline",
+    (UP, Spawned): ILLEGAL,
+    (UP, SpawnFailed): ILLEGAL,
+    (UP, Exited): "_exited",
+    (UP, Swept): ILLEGAL,
+    (UP, DeadlinePassed): "_deadline",
+    (DRAINING, Spawned): "_spawned",
+    (DRAINING, SpawnFailed): "_spawn_failed",
+    (DRAINING, Exited): "_exited",
+    (DRAINING, Swept): "_swept",
+    (DRAINING, DeadlinePassed): "_deadline",
+    (DOWN, Spawned): ILLEGAL,
+    (DOWN, SpawnFailed): ILLEGAL,
+    (DOWN, Exited): IGNORE,  # one that was given up as stuck ended after all
+    (DOWN, Swept): ILLEGAL,
+    (DOWN, DeadlinePassed): IGNORE,
+}
+
+STACKS_WAIT = 0.5
+"""Seconds that overdue workers get to write down their stacks before they are stopped."""
+
+
+class Group:
+    """The machine of this node's workers. ``failures`` are those of the current round."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.state = EMPTY
+        self.round = 0
+        self.workers: list[worker.Worker] = []
+        self.failures: list[Failure] = []
+        self._timing = timing
+        self._info: NodeInfo | None = None
+        self._kill_at: float | None = None
+        self._give_up_at: float | None = None
+        self._overdue_at: float | None = None
+        self._stacks_until: float | None = None
+        self._sweeping = False
+
+    @property
+    def active(self) -> bool:
+        """Whether anything of the round may be running."""
+        return self.state in (STARTING, UP, DRAINING)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the round is over on this node and all workers succeeded."""
+        return self.state == DOWN and self._all_succeeded()
+
+    @property
+    def some_succeeded(self) -> bool:
+        return any(w.exit is not None and w.exit.succeeded for w in self.workers)
+
+    def start(self, round_: int, given: Iterable[Assignment], info: NodeInfo) -> list[Order]:
+        """Start the workers of a round. Raises IllegalTransitionError while the last round is active."""
+        if self.active:
+            raise IllegalTransitionError("group", self.state, "start")
+        self.state = STARTING
+        self.round = round_
+        self._info = info
+        self.workers = [worker.Worker(WorkerId(round_, a.local_rank), a) for a in given]
+        self.failures = []
+        self._kill_at = self._give_up_at = self._overdue_at = self._stacks_until = None
+        self._sweeping = False
+        return [Spawn(w.id, w.assignment) for w in self.workers]
+
+    def handle(self, event: Event, now: float) -> list[Order]:
+        """Take in one fact about the workers (one of EVENTS). Facts about an earlier round are ignored."""
+        action = TABLE[self.state, type(event)]
+        if action is IGNORE or (isinstance(event, (Exited, Swept)) and self._round_of(event) < self.round):
+            return []
+        if action is ILLEGAL:
+            raise IllegalTransitionError("group", self.state, event)
+        orders: list[Order] = getattr(self, action)(event, now)
+        return orders + self._settle(now)
+
+    def stop(self, number: int, now: float) -> list[Order]:
+        """Begin the ladder with signal ``number``. Does nothing if it has begun."""
+        if self.state not in (STARTING, UP):
+            return []
+        self.state = DRAINING
+        self._kill_at = now + self._timing.shutdown_timeout
+        orders = [order for w in self.workers for order in w.stop(number)]
+        return orders + self._settle(now)
+
+    def kill(self, now: float) -> list[Order]:
+        """Go to the end of the ladder at once."""
+        if self.state in (STARTING, UP):
+            self.state = DRAINING
+        if self.state != DRAINING:
+            return []
+        self._kill_at = None
+        self._give_up_at = now + self._timing.kill_timeout
+        orders = [order for w in self.workers for order in w.kill()]
+        if self._sweeping:
+            return [*orders, Sweep(self.round, now)]
+        return orders + self._settle(now)
+
+    def expect_success(self, now: float) -> None:
+        """A worker of the run has succeeded: ours have ``success_timeout`` from now on (once)."""
+        limit = self._timing.success_timeout
+        if limit is not None and self._overdue_at is None and self.state in (STARTING, UP):
+            self._overdue_at = now + limit
+
+    def wake_at(self) -> float | None:
+        times = [t for t in (self._kill_at, self._give_up_at, self._overdue_at, self._stacks_until) if t is not None]
+        return min(times) if times and self.active else None
+
+    def _spawned(self, event: Spawned, _now: float) -> list[Order]:
+        orders = self._find(event.worker).spawned(event.pid)
+        if self.state == STARTING and all(w.state != worker.SPAWNING for w in self.workers):
+            self.state = UP
+        return orders
+
+    def _spawn_failed(self, event: SpawnFailed, now: float) -> list[Order]:
+        failed = self._find(event.worker)
+        failed.spawn_failed()
+        return self._failed(policy.spawn_failure(failed, self._node, event.reason, len(self.failures)), now)
+
+    def _exited(self, event: Exited, now: float) -> list[Order]:
+        ended = self._find(event.worker)
+        ended.exited(event.exit)
+        failure = policy.worker_failure(ended, self._node, len(self.failures))
+        return self._failed(failure, now) if failure else []
+
+    def _failed(self, failure: Failure, now: float) -> list[Order]:
+        # One order of failures for each worker: an overdue one was told already.
+        if any(f.local_rank == failure.local_rank for f in self.failures):
+            return []
+        self.failures.append(failure)
+        return [Publish(failure), *self.stop(signal.SIGTERM, now)]
+
+    def _swept(self, _event: Swept, _now: float) -> list[Order]:
+        self.state = DOWN
+        return []
+
+    def _deadline(self, _event: DeadlinePassed, now: float) -> list[Order]:
+        orders: list[Order] = []
+        if self._overdue_at is not None and now >= self._overdue_at:
+            self._overdue_at = None
+            self._stacks_until = now + STACKS_WAIT
+            orders += [DumpStacks(w.id) for w in self.workers if w.state == worker.RUNNING]
+        if self._stacks_until is not None and now >= self._stacks_until:
+            self._stacks_until = None
+            orders += self._give_overdue_up(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            orders += self.kill(now)
+        if self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up_at = None
+            orders += [order for w in self.workers for order in w.give_up()]
+        return orders
+
+    def _give_overdue_up(self, now: float) -> list[Order]:
+        limit = self._timing.success_timeout or 0.0
+        late = [w for w in self.workers if w.state == worker.RUNNING]
+        told = [policy.overdue_failure(w, self._node, limit, exits.OVERDUE, n) for n, w in enumerate(late)]
+        self.failures += told
+        return [*(Publish(f) for f in told), *(self.stop(signal.SIGTERM, now) if late else [])]
+
+    def _settle(self, now: float) -> list[Order]:
+        """When the last main process is over, sweep up what the workers left behind."""
+        if self._sweeping or not self.active or not all(w.over for w in self.workers):
+            return []
+        self._sweeping = True
+        self._overdue_at = self._stacks_until = self._give_up_at = None
+        # Leftovers share the grace that the workers had; after a clean end they get one of their own.
+        deadline = self._kill_at if self._kill_at is not None else now + self._timing.shutdown_timeout
+        deadline = now if self.state == DRAINING and self._kill_at is None else deadline
+        self._kill_at = None
+        self.state = DRAINING
+        return [Sweep(self.round, deadline)]
+
+    def _all_succeeded(self) -> bool:
+        return bool(self.workers) and all(w.exit is not None and w.exit.succeeded for w in self.workers)
+
+    def _find(self, which: WorkerId) -> worker.Worker:
+        return self.workers[which.local_rank]
+
+    @staticmethod
+    def _round_of(event: Exited | Swept) -> int:
+        return event.worker.round if isinstance(event, Exited) else event.round
+
+    @property
+    def _node(self) -> NodeInfo:
+        assert self._info is not None, "a group that was started knows its node"
+        return self._info
+
+    def __repr__(self) -> str:
+        return f"<Group of round {self.round}: {self.state}, {self.workers}>"

@@ -1,0 +1,71 @@
+"""Who gets which place: the roster of a round, and each worker's ranks in it. Pure functions."""
+
+from __future__ import annotations
+
+from rallypoint.model.node import Assignment, NodeInfo, Roster
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rallypoint.model.node import View
+
+
+def arrange(ready: Iterable[NodeInfo], previous: Roster, limit: int) -> list[NodeInfo]:
+    """Return at most ``limit`` nodes in rank order.
+
+    ``ready`` comes in the order of joining. Nodes of the ``previous`` roster come first and keep
+    their order; a newcomer takes the first place that a lost node left, else one at the end.
+    Nodes with a fixed ``node_rank`` are placed by it alone.
+    """
+    nodes = {info.id: info for info in ready}
+    if any(info.node_rank >= 0 for info in nodes.values()):
+        return sorted(nodes.values(), key=lambda info: info.node_rank)[:limit]
+    kept = [n for n in previous.nodes if n in nodes][:limit]
+    newcomers = [n for n in nodes if n not in set(previous.nodes)]
+    newcomers = newcomers[: limit - len(kept)]
+    order: list[str] = []
+    for old in previous.nodes:
+        if old in nodes:
+            order.append(old)
+        elif newcomers:
+            order.append(newcomers.pop(0))
+    # A full previous roster cannot have more than `limit` places, but `limit` may differ after a takeover.
+    return [nodes[n] for n in (order + newcomers)[:limit]]
+
+
+def roster_of(nodes: Iterable[NodeInfo]) -> Roster:
+    """Write the arranged nodes as a roster."""
+    nodes = list(nodes)
+    return Roster(tuple(n.id for n in nodes), tuple(n.slots for n in nodes), tuple(n.role for n in nodes))
+
+
+def assignments(view: View, node: str) -> list[Assignment]:
+    """Return what each worker of ``node`` is told in the round of ``view``, in the order of local ranks.
+
+    Ranks are contiguous for each node; role ranks count the workers of the same role, as torch does.
+    Raises ValueError if the node is not in the roster.
+    """
+    roster = view.roster
+    place = roster.nodes.index(node)
+    role = roster.roles[place]
+    first = sum(roster.slots[:place])
+    same_role = [s for s, r in zip(roster.slots, roster.roles, strict=True) if r == role]
+    role_first = sum(s for s, r in zip(roster.slots[:place], roster.roles[:place], strict=True) if r == role)
+    return [
+        Assignment(
+            rank=first + local,
+            local_rank=local,
+            world_size=roster.world_size,
+            local_world_size=roster.slots[place],
+            group_rank=place,
+            group_world_size=len(roster),
+            role=role,
+            role_rank=role_first + local,
+            role_world_size=sum(same_role),
+            master_addr=view.master_addr,
+            master_port=view.master_port,
+            restart_count=view.restarts,
+        )
+        for local in range(roster.slots[place])
+    ]
