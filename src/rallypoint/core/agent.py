@@ -195,7 +195,7 @@ class Agent:
             return [*orders, *self._finish(self._outcome)]
         elif self.group.round > self.info.round:
             self._acknowledge(now)
-        if self._serving <= self.group.round and not self.group.active and not self._finished_well:
+        if self._needs_worker_store:
             self._serving = self.group.round + 1
             orders.append(ServeWorkers(self._serving))
         if not self._connected or self._served <= self.info.round:
@@ -203,6 +203,12 @@ class Agent:
         orders += self._announce()
         orders += self._take_place(now)
         return orders + self._lead(now)
+
+    @property
+    def _needs_worker_store(self) -> bool:
+        """The next round wants a fresh one, at an address that is known, before we say that we wait."""
+        idle = not self.group.active and not self._finished_well
+        return idle and self._serving <= self.group.round and bool(self.info.address)
 
     def _hold_or_stop(self, now: float) -> list[Order]:
         """Workers of a round are there: let them run while the view says so."""

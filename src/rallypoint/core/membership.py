@@ -77,4 +77,5 @@ _WORKER_FACTS: tuple[type[Event], ...] = (Spawned, SpawnFailed, Exited, Swept)
 TABLE |= {(s, e): IGNORE for s in (OUT, JOINING, STANDBY) for e in _WORKER_FACTS[2:]}
 TABLE |= {(s, e): ILLEGAL for s in (OUT, JOINING, STANDBY) for e in _WORKER_FACTS[:2]}
 TABLE |= {(IN, e): IGNORE for e in _WORKER_FACTS}
-TABLE |= {(CLOSED, e): IGNORE for e in (Started, *_EVERYWHERE, *_WORKER_FACTS)}
+_ALL: tuple[type[Event], ...] = (Started, *_EVERYWHERE, *_WORKER_FACTS)
+TABLE |= {(CLOSED, e): IGNORE for e in _ALL}

@@ -1,1 +1,5 @@
-"""The only loop, and the hands of the core."""
+"""The only loop, and the hands of the core. ``run`` is the way in."""
+
+from rallypoint.driver.run import run, serve_store
+
+__all__ = ["run", "serve_store"]

@@ -1,0 +1,81 @@
+"""From a Spec to an Outcome: everything is opened here, in order, and closed again in any case."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rallypoint.driver.loop import Loop
+from rallypoint.driver.node import Node, node_name
+from rallypoint.logs.logs import Logs
+from rallypoint.observe.messages import Messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rallypoint.model.result import Outcome
+    from rallypoint.model.spec import Spec
+
+
+def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
+    """Run a job on this node until it ends, and return how. ``notices`` are said first.
+
+    Raises RallypointError for what only shows when it is tried (a log directory that cannot be made,
+    a port that is taken); then nothing was started.
+    """
+    started = time.time()
+    with Loop() as loop:
+        logs = Logs(spec.logs, loop, spec.run_id, spec.role, color=spec.color)
+        keep = False
+        try:
+            name = node_name()
+            messages = Messages(spec, name, logs.say)
+            for notice in notices:
+                logs.say(f"rallyrun: {notice}")
+            node = Node(spec, name, loop, logs, messages)
+            try:
+                outcome = node.run()
+                _report(spec, outcome, messages, logs, started)
+                keep = _hand_on(spec, outcome)
+                logs.flush(2.0)
+                node.linger()
+            finally:
+                node.close()
+        finally:
+            logs.close(keep)
+    return outcome
+
+
+def _report(spec: Spec, outcome: Outcome, messages: Messages, logs: Logs, started: float) -> None:
+    """Say at length what went wrong, if something did."""
+    if outcome.status == "timeout":
+        logs.say(f"rallyrun: {messages.explain_timeout()}")
+    if outcome.failures:
+        from rallypoint.observe.report import failure_report, report_json
+
+        if spec.log_format == "json":
+            import json
+
+            logs.say(json.dumps({"event": "report", **report_json(outcome, spec, started, time.time())}))
+        else:
+            logs.say(failure_report(outcome, spec, started, time.time()))
+
+
+def _hand_on(spec: Spec, outcome: Outcome) -> bool:
+    """Copy the culprit's error file to our own, if a launcher above us gave us one (as torch's @record does).
+
+    Returns whether an error file is named in the report and must stay.
+    """
+    named = [f.error_file for f in outcome.failures if f.error_file]
+    above = spec.environ.get("TORCHELASTIC_ERROR_FILE")
+    if above and named:
+        try:
+            with open(named[0], "rb") as source, open(above, "xb") as target:
+                target.write(source.read())
+        except OSError:
+            return True  # a courtesy to the launcher above; our own report has been given
+    return any(os.path.exists(path) for path in named)
+
+
+def serve_store(host: str, port: int, verbosity: int = 0) -> int:
+    """Serve the coordination store of any number of runs at ``host``:``port`` until a signal ends it."""
+    raise SystemExit("filled in with store.tcp.serve")
