@@ -20,6 +20,7 @@ from rallypoint.model.event import (
     Joined,
     LeaderSeen,
     PeerLost,
+    PeerRefused,
     PeerSeen,
     Refused,
     Serving,
@@ -60,6 +61,7 @@ _EVERYWHERE: dict[type[Event], str] = {
     PeerLost: "_peer_lost",
     FailureSeen: "_failure_seen",
     Gathered: "_gathered",
+    PeerRefused: IGNORE,
     SignalReceived: "_signal_received",
     DeadlinePassed: "_deadline",
 }

@@ -3,6 +3,7 @@
 Keys of a run (values are JSON; see ``model.node`` and ``model.result``):
 
     job                       what all nodes must agree on; written once, by the first
+    refused/<id>              a node that did not: field, mine, theirs; for the leader to say so
     nodes/<id>                NodeInfo, under the node's lease
     ranks/<n>                 the id of the node that has ``--node-rank n``, under its lease
     leader                    the id of the node that leads, under its lease
@@ -12,7 +13,6 @@ Keys of a run (values are JSON; see ``model.node`` and ``model.result``):
 
 from __future__ import annotations
 
-from rallypoint import __version__
 from rallypoint.model.errors import ProtocolError
 from rallypoint.model.event import (
     Event,
@@ -21,6 +21,7 @@ from rallypoint.model.event import (
     Joined,
     LeaderSeen,
     PeerLost,
+    PeerRefused,
     PeerSeen,
     Refused,
     StoreBack,
@@ -53,11 +54,7 @@ class Coordinator:
         self._emit = emit
         self._warn = warn
         self._store: Store | None = None
-        self._job = {
-            "--nnodes": f"{spec.min_nodes}:{spec.max_nodes}",
-            "--max-restarts": str(spec.max_restarts),
-            "rallypoint": __version__,
-        }
+        self._job = {"--nnodes": f"{spec.min_nodes}:{spec.max_nodes}", "--max-restarts": str(spec.max_restarts)}
         self._announced: NodeInfo | None = None
         self._gathered: dict[str, Entry] = {}
         self._watching_peers = False
@@ -109,11 +106,13 @@ class Coordinator:
     def _job_known(self, reply: Reply, back: StoreBack) -> None:
         if reply.error:
             return  # the connection went again; store_up will come again
-        theirs = self._job if reply.ok or reply.entry is None else reply.entry.value
+        theirs = reply.entry.value if reply.entry is not None else self._job
         if isinstance(theirs, dict):
             for field, mine in self._job.items():
                 if theirs.get(field) != mine:
-                    self._emit(Refused(field, mine, str(theirs.get(field))))
+                    facts = {"field": field, "mine": mine, "theirs": str(theirs.get(field))}
+                    self.store.swap(f"refused/{self._node}", 0, facts, _heard)
+                    self._emit(Refused(**facts))
                     return
         self._emit(back)
 
@@ -142,6 +141,7 @@ class Coordinator:
         self._watching_peers = True
         self.store.watch("nodes/", 0, self._peer_changed)
         self.store.watch("failures/", 0, self._peer_changed)
+        self.store.watch("refused/", 0, self._peer_changed)
         # Answered after everything that was there has been told.
         self.store.read("leader", lambda _reply: self._emit(Gathered()))
 
@@ -254,6 +254,9 @@ class Coordinator:
             if entry.key.startswith("failures/"):
                 if isinstance(entry.value, dict):
                     self._emit(FailureSeen(Failure.from_json(entry.value)))
+            elif entry.key.startswith("refused/"):
+                if isinstance(entry.value, dict):
+                    self._emit(PeerRefused(node=entry.key.partition("/")[2], **entry.value))
             elif entry.value is None:
                 self._emit(PeerLost(entry.key.partition("/")[2], entry.left, entry.reason))
             else:

@@ -74,7 +74,12 @@ class Node:
         """Drive the run to its end on this node."""
         self._queue.append(events.Started())
         store = open_store(
-            self._spec, self._agent.info.id, self._loop, self._coordinator, self._worker_store, self._warn
+            self._spec,
+            self._agent.info.id,
+            self._loop,
+            self._coordinator,
+            workers=self._worker_store,
+            warn=self._warn,
         )
         self._coordinator.attach(store)
         while True:
@@ -197,7 +202,7 @@ class Node:
         self.outcome = order.outcome
 
     def _warn(self, text: str) -> None:
-        self._logs.say(f"rallyrun: {text}")
+        self._messages.notice(text, "warning")
 
     def __repr__(self) -> str:
         return f"<Node {self._agent!r}, {len(self._queue)} facts waiting>"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import sys
 import time
 
 from rallypoint.driver.loop import Loop
 from rallypoint.driver.node import Node, node_name
+from rallypoint.driver.signals import SignalTrap
 from rallypoint.logs.logs import Logs
+from rallypoint.model.errors import StoreError
+from rallypoint.net import join_endpoint
 from rallypoint.observe.messages import Messages
 
 TYPE_CHECKING = False
@@ -30,11 +36,11 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
             name = node_name()
             messages = Messages(spec, name, logs.say)
             for notice in notices:
-                logs.say(f"rallyrun: {notice}")
+                messages.notice(notice)
             node = Node(spec, name, loop, logs, messages)
             try:
                 outcome = node.run()
-                _report(spec, outcome, messages, logs, started)
+                _report(spec, outcome, logs, started)
                 keep = _hand_on(spec, outcome)
                 logs.flush(2.0)
                 node.linger()
@@ -45,19 +51,13 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
     return outcome
 
 
-def _report(spec: Spec, outcome: Outcome, messages: Messages, logs: Logs, started: float) -> None:
-    """Say at length what went wrong, if something did."""
-    if outcome.status == "timeout":
-        logs.say(f"rallyrun: {messages.explain_timeout()}")
-    if outcome.failures:
-        from rallypoint.observe.report import failure_report, report_json
+def _report(spec: Spec, outcome: Outcome, logs: Logs, started: float) -> None:
+    """Say at length what went wrong, if something did. (For machines it stands in the last message.)"""
+    if outcome.exit_code and spec.log_format == "text":
+        from rallypoint.observe.report import failure_report
 
-        if spec.log_format == "json":
-            import json
-
-            logs.say(json.dumps({"event": "report", **report_json(outcome, spec, started, time.time())}))
-        else:
-            logs.say(failure_report(outcome, spec, started, time.time()))
+        if text := failure_report(outcome, spec, started, time.time()):
+            logs.say(text)
 
 
 def _hand_on(spec: Spec, outcome: Outcome) -> bool:
@@ -77,5 +77,25 @@ def _hand_on(spec: Spec, outcome: Outcome) -> bool:
 
 
 def serve_store(host: str, port: int, verbosity: int = 0) -> int:
-    """Serve the coordination store of any number of runs at ``host``:``port`` until a signal ends it."""
-    raise SystemExit("filled in with store.tcp.serve")
+    """Serve the coordination stores of any number of runs at ``host``:``port`` until a signal ends it.
+
+    Returns the exit status (0). Raises StoreError if it cannot listen there.
+    """
+    from rallypoint.store.tcp import serve
+
+    def say(text: str) -> None:
+        print(f"rallypoint store: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError as error:
+        raise StoreError(join_endpoint(host, port), f"{host} is no address of this machine: {error.strerror}") from None
+    with Loop() as loop, SignalTrap((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), loop.wake_fd) as signals:
+        store = serve(loop, str(address), port, say)
+        try:
+            if verbosity >= 0:
+                say(f"serving at {join_endpoint(store.address, store.port)}")
+            loop.run_until(lambda: signals.arrived)
+        finally:
+            store.close()
+    return 0

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from rallypoint.store.api import Store, StoreWatcher
 
 
+C10D_FIRST_BYTE = 0
+"""Every client of torch's TCPStore begins with VALIDATE, which is 0."""
+
+
 def open_store(
-    spec: Spec,
-    node: str,
-    reactor: Reactor,
-    watcher: StoreWatcher,
-    workers: WorkerStore,
-    warn: Callable[[str], None],
+    spec: Spec, node: str, reactor: Reactor, watcher: StoreWatcher, *, workers: WorkerStore, warn: Callable[[str], None]
 ) -> Store:
     """Open the store that ``spec.backend`` names. What it costs to import is paid only if it is used.
 
@@ -47,5 +46,5 @@ def open_store(
         warn=warn,
         local_addr=spec.local_addr,
         elastic=spec.max_nodes > 1,
-        door={0: workers.adopt} if static else None,
+        door={C10D_FIRST_BYTE: workers.adopt} if static else None,
     )

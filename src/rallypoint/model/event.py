@@ -55,6 +55,15 @@ class PeerLost(Event):
     reason: str
 
 
+class PeerRefused(Event):
+    """A node did not fit the run and went: ``field`` was ``mine`` on it, ``theirs`` here. For watchers."""
+
+    node: str
+    field: str
+    mine: str
+    theirs: str
+
+
 class Gathered(Event):
     """Every node and failure that was there has been told (answers ``Gather``)."""
 

@@ -1,0 +1,89 @@
+"""``rallyrun``: the launcher's command, with torchrun's command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rallypoint.cli.parse import parse
+from rallypoint.cli.settings import settle
+from rallypoint.model import exits
+from rallypoint.model.errors import RallypointError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INTERRUPTED = exits.SIGNAL_BASE + 2
+"""Ctrl-C before the run had begun."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``rallyrun`` with ``argv`` (None: the process's own) and return its exit status."""
+    return launch(sys.argv[1:] if argv is None else argv, "rallyrun")
+
+
+def launch(argv: Sequence[str], name: str, legacy: bool = False) -> int:
+    """Do what ``argv`` says and return the exit status. ``name`` is the command as the user typed it."""
+    return guarded(name, lambda: _launch(argv, name, legacy))
+
+
+def _launch(argv: Sequence[str], name: str, legacy: bool) -> int:
+    given = parse(argv, os.environ, legacy)
+    if given.flag("help"):
+        from rallypoint.cli.help import render
+
+        print(render(name, legacy), end="")
+        return exits.SUCCESS
+    if given.flag("version"):
+        print(version())
+        return exits.SUCCESS
+    settings = settle(given, os.environ, legacy)
+    from rallypoint.driver import run
+
+    return run(settings.spec, settings.notices).exit_code
+
+
+def version() -> str:
+    """Return "rallypoint 1.2.3 (Python 3.11.7)"."""
+    from rallypoint import __version__
+
+    return f"rallypoint {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})"
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Call ``command`` and return its exit status; an error becomes a line on stderr and an exit status."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UsageError as error:
+        _say(f"{name}: error: {error}\nsee {name} --help")
+        return error.exit_code
+    except RallypointError as error:
+        _say(f"{name}: error: {error}")
+        return error.exit_code
+    except Exception as error:
+        _say(f"{name}: internal error: {type(error).__name__}: {error} ({_keep_traceback()})")
+        return exits.LAUNCHER_ERROR
+
+
+def _keep_traceback() -> str:
+    """Write the traceback being handled to a file: a long run cannot be repeated just to see it."""
+    import tempfile
+    import traceback
+
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="rallypoint-error-", suffix=".txt", delete=False) as file:
+            file.write(text)
+    except OSError:
+        return "traceback: " + " | ".join(text.splitlines())
+    return f"a defect of Rallypoint; traceback in {file.name}"
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody is left to read it; the exit status tells

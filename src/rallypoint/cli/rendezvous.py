@@ -1,0 +1,195 @@
+"""What the options say about how nodes meet -> backend, endpoint, run id, place and times.
+
+said                                         backend
+--standalone                                 memory
+nothing, one node                            memory
+--rdzv-backend c10d, one node, port 0        memory (also without an endpoint)
+--rdzv-backend c10d                          tcp     port 29400 unless said
+--master-port, --rdzv-endpoint or more nodes static  port 29500 unless said
+"""
+
+from __future__ import annotations
+
+import os
+
+from rallypoint.cli import convert
+from rallypoint.model.errors import UsageError
+from rallypoint.model.spec import DEFAULT_MASTER_PORT, DEFAULT_STORE_PORT, Timing
+from rallypoint.model.value import Value
+from rallypoint.net import join_endpoint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rallypoint.cli.parse import Given
+
+_BACKENDS = {"c10d": "tcp", "tcp": "tcp", "static": "static", "memory": "memory"}
+_LATER = ("etcd", "etcd-v2", "file")
+_KEYS_LATER = ("protocol", "ssl_cert", "ssl_cert_key", "ca_cert", "etcd_prefix")
+_SECONDS = ("join_timeout", "last_call_timeout", "close_timeout", "read_timeout", "keep_alive_interval")
+_KEYS = (*_SECONDS, "keep_alive_max_attempt", "timeout", "is_host", "rank", "store_type", "heartbeat_timeout")
+
+
+class Rendezvous(Value):
+    """The fields of ``Spec`` that this module decides."""
+
+    backend: str
+    endpoint: str
+    run_id: str
+    node_rank: int
+    is_host: bool | None
+    timing: Timing
+
+
+def rendezvous(given: Given, max_nodes: int) -> tuple[Rendezvous, list[str]]:
+    """Return the decision and, one line each, what was said in vain. Raises UsageError."""
+    where = given.where("rdzv_conf")
+    conf = _conf(given)
+    _master_port(given)  # a wrong value is told even where it would not count
+    host = convert.truth(f"{where} is_host", conf["is_host"]) if "is_host" in conf else None
+    backend = _backend(given, max_nodes)
+    vain = _vain(given, backend, conf)
+    fixed = Rendezvous(
+        backend=backend,
+        endpoint=_endpoint(given, backend, max_nodes),
+        run_id=_run_id(given, backend),
+        node_rank=_node_rank(given, conf, backend, max_nodes),
+        is_host=host if backend == "tcp" else None,
+        timing=_timing(where, conf),
+    )
+    return fixed, vain
+
+
+def _backend(given: Given, max_nodes: int) -> str:
+    name = given.text("rdzv_backend")
+    if given.flag("standalone"):
+        if max_nodes > 1:
+            raise given.wrong("nnodes", "it is 1 with --standalone, which is for one node")
+        return "memory"
+    if name in _LATER:
+        raise given.wrong("rdzv_backend", "not available in this version; c10d and static are")
+    if name not in _BACKENDS:
+        raise given.wrong("rdzv_backend", "it is c10d or static (etcd, etcd-v2 and file are not available yet)")
+    backend = _BACKENDS[name]
+    if max_nodes == 1 and _no_place_to_meet(given, backend):
+        return "memory"
+    if backend == "memory" and max_nodes > 1:
+        raise given.wrong("nnodes", "it is 1 with --rdzv-backend memory, which is for one node")
+    return backend
+
+
+def _no_place_to_meet(given: Given, backend: str) -> bool:
+    """One node that names no port (or port 0, "any") is alone: it needs no port that others could reach."""
+    if given.text("rdzv_endpoint").strip():
+        return convert.endpoint(given.where("rdzv_endpoint"), given.text("rdzv_endpoint"), -1)[1] == 0
+    return backend != "static" or not given.said("master_port") or _master_port(given) == 0
+
+
+def _endpoint(given: Given, backend: str, max_nodes: int) -> str:
+    if backend == "memory":
+        return ""
+    text = given.text("rdzv_endpoint").strip()
+    default = DEFAULT_STORE_PORT if backend == "tcp" else DEFAULT_MASTER_PORT
+    if text:
+        host, port = convert.endpoint(given.where("rdzv_endpoint"), text, default)
+    elif backend == "static":
+        host, port = convert.host(given.where("master_addr"), given.text("master_addr")), _master_port(given)
+    else:
+        name = given.text("rdzv_backend")
+        raise given.wrong("rdzv_endpoint", f"HOST:PORT of one node is needed with --rdzv-backend {name}")
+    if port == 0:
+        dest = "rdzv_endpoint" if text else "master_port"
+        raise given.wrong(dest, f"{max_nodes} nodes need one port that all of them know, not 0")
+    return join_endpoint(host, port)
+
+
+def _master_port(given: Given) -> int:
+    return convert.whole(given.where("master_port"), given.text("master_port"), 0, 65535)
+
+
+def _run_id(given: Given, backend: str) -> str:
+    text = given.text("rdzv_id")
+    if given.said("rdzv_id") and not text.strip():
+        raise given.wrong("rdzv_id", "it is a name for the run, the same on every node")
+    return os.urandom(8).hex() if backend == "memory" and not given.said("rdzv_id") else text
+
+
+def _node_rank(given: Given, conf: dict[str, str], backend: str, max_nodes: int) -> int:
+    """Return the fixed place; -1 where nodes find their places themselves."""
+    where, text = given.where("node_rank"), given.text("node_rank")
+    if "rank" in conf:
+        if given.said("node_rank") and conf["rank"] != text.strip():
+            raise UsageError(where, text, f"{given.where('rdzv_conf')} says rank={conf['rank']}")
+        where, text = f"{given.where('rdzv_conf')} rank", conf["rank"]
+    place = convert.whole(where, text)
+    if backend == "tcp" or given.flag("standalone"):
+        return -1
+    if place >= max_nodes:
+        nodes = f"{given.where('nnodes')} is {max_nodes}"
+        raise UsageError(
+            where, text, f"it is 0 to {max_nodes - 1} ({nodes})" if max_nodes > 1 else f"it is 0 ({nodes})"
+        )
+    return place if backend == "static" else -1
+
+
+def _conf(given: Given) -> dict[str, str]:
+    where = given.where("rdzv_conf")
+    conf = convert.pairs(where, given.text("rdzv_conf"))
+    for key, value in conf.items():
+        if key in _KEYS_LATER:
+            raise UsageError(f"{where} {key}", value, "etcd is not available in this version")
+        if key not in _KEYS:
+            raise UsageError(f"{where} {key}", value, "there is no such key; there are " + ", ".join(_KEYS))
+    if conf.get("store_type", "tcp").lower() != "tcp":
+        raise UsageError(f"{where} store_type", conf["store_type"], "it is tcp; file is not available in this version")
+    return conf
+
+
+def _timing(where: str, conf: dict[str, str]) -> Timing:
+    times: dict[str, Any] = {
+        key: convert.seconds(f"{where} {key}", conf[key], zero=key == "last_call_timeout")
+        for key in _SECONDS
+        if key in conf
+    }
+    if "keep_alive_max_attempt" in conf:
+        times["keep_alive_max_attempt"] = convert.whole(
+            f"{where} keep_alive_max_attempt", conf["keep_alive_max_attempt"], 1
+        )
+    if "timeout" in conf:
+        times.setdefault("join_timeout", convert.seconds(f"{where} timeout", conf["timeout"]))
+    return Timing(**times)
+
+
+def _vain(given: Given, backend: str, conf: dict[str, str]) -> list[str]:
+    """Say what has no effect here: torchrun ignores most of it silently, and the user believes in it."""
+    name = given.text("rdzv_backend")
+    by_backend = "with --standalone" if given.flag("standalone") else f"with --rdzv-backend {name}"
+    dests, reason = _unused(given, backend, by_backend)
+    lines = [f"{given.where(d)} has no effect {reason}" for d in dests if given.said(d)]
+    keys = given.where("rdzv_conf")
+    if backend == "tcp" or given.flag("standalone"):
+        if given.text("node_rank").strip() != "0":
+            lines.append(f"{given.where('node_rank')} has no effect {by_backend}")
+        if "rank" in conf:
+            lines.append(f"{keys} rank has no effect {by_backend}")
+    if "is_host" in conf and backend != "tcp":
+        lines.append(f"{keys} is_host has no effect " + (by_backend if backend == "static" else "on one node alone"))
+    if "heartbeat_timeout" in conf:
+        silence = "a node is lost after keep_alive_interval times keep_alive_max_attempt"
+        lines.append(f"{keys} heartbeat_timeout has no effect: {silence}")
+    return lines
+
+
+def _unused(given: Given, backend: str, by_backend: str) -> tuple[tuple[str, ...], str]:
+    """Return the options about the meeting place that do not count here, and why."""
+    address: tuple[str, ...] = ("master_addr", "master_port")
+    if given.flag("standalone"):
+        return ("rdzv_backend", "rdzv_endpoint", *address), by_backend
+    if given.text("rdzv_endpoint").strip() and given.text("rdzv_backend") == "static":
+        return address, f"with {given.where('rdzv_endpoint')}"
+    if backend == "static":
+        return (), ""
+    if given.text("rdzv_backend") == "static":
+        return ("master_addr",), "on one node alone that names no port"
+    return (("rdzv_endpoint", *address) if given.text("rdzv_backend") == "memory" else address), by_backend

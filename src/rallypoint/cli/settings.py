@@ -1,0 +1,136 @@
+"""What was said -> ``Spec``: the only place where options and environment get their meaning."""
+
+from __future__ import annotations
+
+from rallypoint.cli import convert
+from rallypoint.cli.command import worker_command
+from rallypoint.cli.devices import worker_count
+from rallypoint.cli.parse import MisuseError
+from rallypoint.cli.rendezvous import rendezvous
+from rallypoint.model.spec import LogSpec, Spec
+from rallypoint.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rallypoint.cli.parse import Given
+
+
+class Settings(Value):
+    """A validated ``spec``, and ``notices``: one line each that the user should read once."""
+
+    spec: Spec
+    notices: tuple[str, ...] = ()
+
+
+def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Settings:
+    """Return the settings of a run. Raises UsageError; nothing has been started or opened then."""
+    _refuse_later(given)
+    min_nodes, max_nodes = convert.nodes(given.where("nnodes"), given.text("nnodes"))
+    nproc = worker_count(given.where("nproc_per_node"), given.text("nproc_per_node"), environ)
+    meeting, notices = rendezvous(given, max_nodes)
+    if meeting.backend == "static" and min_nodes != max_nodes:
+        raise given.wrong("nnodes", "it is one number with --rdzv-backend static; c10d takes MIN:MAX")
+    argv, hook = worker_command(given, environ, legacy)
+    handled, forwarded = _signals(given)
+    spec = Spec(
+        argv=argv,
+        environ=dict(environ),
+        hook=hook,
+        run_id=meeting.run_id,
+        role=given.text("role"),
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        nproc=nproc,
+        backend=meeting.backend,
+        endpoint=meeting.endpoint,
+        is_host=meeting.is_host,
+        node_rank=meeting.node_rank,
+        local_addr=_local_addr(given),
+        max_restarts=convert.whole(given.where("max_restarts"), given.text("max_restarts")),
+        timing=meeting.timing.replace(**_stop_times(given, environ)),
+        signals=handled,
+        forward_signals=forwarded,
+        virtual_local_rank=given.flag("virtual_local_rank"),
+        logs=_logs(given, environ),
+        verbosity=given.count("verbose"),
+        log_format=given.text("log_format"),
+        color=_color(environ),
+    )
+    return Settings(spec.validate(), (*notices, *_notices(given, environ, nproc)))
+
+
+def _refuse_later(given: Given) -> None:
+    """Refuse what a later version brings."""
+    for dest in ("numa_binding", "logs_specs"):
+        if given.said(dest):
+            raise given.wrong(dest, "not available in this version, leave it out")
+    if given.text("event_log_handler") != "null":
+        raise given.wrong("event_log_handler", "only null is available in this version")
+    convert.seconds(given.where("monitor_interval"), given.text("monitor_interval"), zero=True)
+
+
+def _local_addr(given: Given) -> str | None:
+    text = given.text("local_addr")
+    return convert.host(given.where("local_addr"), text) if text else None
+
+
+def _stop_times(given: Given, environ: Mapping[str, str]) -> dict[str, float]:
+    where, text = given.where("shutdown_timeout"), given.text("shutdown_timeout")
+    variable = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    if not given.said("shutdown_timeout") and environ.get(variable):
+        where, text = variable, environ[variable]
+    times = {"shutdown_timeout": convert.seconds(where, text, zero=True)}
+    if given.text("success_timeout"):
+        times["success_timeout"] = convert.seconds(given.where("success_timeout"), given.text("success_timeout"))
+    return times
+
+
+def _signals(given: Given) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the signals that stop the run and those that it only passes on."""
+    handled = convert.signals(given.where("signals_to_handle"), given.text("signals_to_handle"))
+    text = given.text("forward_signals")
+    forwarded = convert.signals(given.where("forward_signals"), text) if text else ()
+    both = set(handled) & set(forwarded)
+    if both and given.said("signals_to_handle"):
+        other = given.where("signals_to_handle")
+        raise given.wrong("forward_signals", f"{other} names some of these too, and a signal cannot do both")
+    return tuple(s for s in handled if s not in both), forwarded
+
+
+def _logs(given: Given, environ: Mapping[str, str]) -> LogSpec:
+    shown = given.text("local_ranks_filter")
+    logs = LogSpec(
+        directory=given.text("log_dir") or None,
+        redirects=convert.streams(given.where("redirects"), given.text("redirects")),
+        tee=convert.streams(given.where("tee"), given.text("tee")),
+        shown=convert.ranks(given.where("local_ranks_filter"), shown) if shown else None,
+        stdout_filters=convert.filters(given.text("duplicate_stdout_filters")),
+        stderr_filters=convert.filters(given.text("duplicate_stderr_filters")),
+        template=environ.get("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE") or None,
+        mode=given.text("logs"),
+    )
+    if logs.mode == "inherit":
+        for dest in ("tee", "local_ranks_filter", "duplicate_stdout_filters", "duplicate_stderr_filters"):
+            if given.said(dest) and given.text(dest) not in ("", "0"):
+                raise MisuseError(
+                    f"{given.where(dest)} needs {given.where('logs')} pipe: with inherit the launcher sees no output"
+                )
+    return logs
+
+
+def _color(environ: Mapping[str, str]) -> bool | None:
+    """Follow no-color.org and force-color.org; None lets the console decide."""
+    if environ.get("NO_COLOR"):
+        return False
+    return True if environ.get("FORCE_COLOR") else None
+
+
+def _notices(given: Given, environ: Mapping[str, str], nproc: int) -> list[str]:
+    notices = []
+    if nproc > 1 and "OMP_NUM_THREADS" not in environ:
+        notices.append(f"OMP_NUM_THREADS is not set: each of the {nproc} workers here gets OMP_NUM_THREADS=1")
+    if given.text("start_method") != "spawn":
+        notices.append(f"{given.where('start_method')} has no effect: it concerns Python functions, not programs")
+    return notices
