@@ -1,0 +1,150 @@
+"""How long N agents take to find each other over loopback: ours (tcp store) beside torch's c10d.
+
+    python benchmarks/bench_rendezvous.py [--nodes 128 1024] [--no-torch]
+
+Ours: the real core, coordinator and tcp client for each agent, all in one process, against a store
+served by a process of its own; a round is complete when every agent has been told to start its
+worker. Torch: N threads of one process, each with its own handler, as torchrun's agents have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+
+from rallypoint.core.agent import Agent
+from rallypoint.driver.coordinator import Coordinator
+from rallypoint.driver.loop import Loop
+from rallypoint.model import event as events
+from rallypoint.model import order as orders
+from rallypoint.model.node import NodeInfo
+from rallypoint.model.spec import Spec, Timing
+from rallypoint.store.client import TcpStore
+
+
+class FakeNode:
+    """An agent with its real connection to the store, and no workers: it stops at the order to start them."""
+
+    def __init__(self, spec: Spec, number: int, loop: Loop, host: str, port: int) -> None:
+        self.queue: deque[events.Event] = deque([events.Started()])
+        self.loop = loop
+        self.started_round = 0
+        name = f"node{number}"
+        self.agent = Agent(spec, NodeInfo(name, "bench", "", 1))
+        self.coordinator = Coordinator(spec, name, self.queue.append, print)
+        timing = spec.timing
+        store = TcpStore(
+            loop, self.coordinator, host, port, spec.run_id, name, timing.lease, timing.keep_alive_interval
+        )
+        self.coordinator.attach(store)
+
+    def settle(self) -> None:
+        while self.queue:
+            for order in self.agent.handle(self.queue.popleft(), self.loop.now()):
+                self.carry_out(order)
+
+    def carry_out(self, order: orders.Order) -> None:
+        if isinstance(order, orders.Spawn):
+            self.started_round = order.worker.round
+        elif isinstance(order, orders.ServeWorkers):
+            self.queue.append(events.Serving(order.round, 1))
+        else:
+            verb = {"Join": "join", "Lead": "lead", "Gather": "gather", "Propose": "propose"}[type(order).__name__]
+            method = getattr(self.coordinator, verb)
+            method() if verb == "gather" else method(order)
+
+
+def ours(count: int) -> float:
+    """Return seconds from the first connection to the last agent's order to start its worker."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "rallypoint", "store", "--listen", f"127.0.0.1:{port}"])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        timing = Timing(keep_alive_interval=30.0)
+        spec = Spec(("true",), {}, run_id="bench", min_nodes=count, max_nodes=count, backend="tcp", timing=timing)
+        with Loop() as loop:
+            begin = time.monotonic()
+            nodes = [FakeNode(spec, n, loop, "127.0.0.1", port) for n in range(count)]
+            waiting = set(nodes)
+            while waiting:
+                for node in nodes:
+                    if node.queue:
+                        node.settle()
+                        if node.started_round:
+                            waiting.discard(node)
+                if waiting:
+                    loop.turn(5.0)
+            took = time.monotonic() - begin
+            for node in nodes:
+                node.coordinator.close()
+            return took
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def torchs(count: int) -> float:
+    """Return seconds until N threads have each got their rank from torch's c10d rendezvous."""
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    failed: list[BaseException] = []
+
+    def join(number: int) -> None:
+        try:
+            params = RendezvousParameters(
+                "c10d", endpoint, "bench", count, count, local_addr="127.0.0.1", is_host=str(number == 0).lower()
+            )
+            get_rendezvous_handler(params).next_rendezvous()
+        except BaseException as error:  # noqa: BLE001: told by the main thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=join, args=(n,), daemon=True) for n in range(count)]
+    begin = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(95)
+        if thread.is_alive():
+            return float("nan")
+    if failed:
+        raise failed[0]
+    return time.monotonic() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, nargs="+", default=[2, 32, 128, 1024])
+    parser.add_argument("--torch-nodes", type=int, nargs="*", default=[2, 32, 128])
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    medians = {}
+    for count in options.nodes:
+        medians[count] = statistics.median(ours(count) for _ in range(options.repeat))
+        line = f"{count:5} agents: rallypoint {medians[count]:7.3f} s"
+        if count in options.torch_nodes:
+            theirs = statistics.median(torchs(count) for _ in range(options.repeat))
+            line += f"   torch c10d {theirs:7.3f} s   ratio {theirs / medians[count]:6.1f}"
+        print(line, flush=True)
+    if 128 in medians and 1024 in medians:
+        print(f"1,024 agents take {medians[1024] / medians[128]:.1f} times as long as 128")
+
+
+if __name__ == "__main__":
+    main()
