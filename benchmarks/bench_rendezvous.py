@@ -25,7 +25,7 @@ from rallypoint.model import event as events
 from rallypoint.model import order as orders
 from rallypoint.model.node import NodeInfo
 from rallypoint.model.spec import Spec, Timing
-from rallypoint.store.client import TcpStore
+from rallypoint.store.client import Member, TcpStore
 
 
 class FakeNode:
@@ -38,10 +38,8 @@ class FakeNode:
         name = f"node{number}"
         self.agent = Agent(spec, NodeInfo(name, "bench", "", 1))
         self.coordinator = Coordinator(spec, name, self.queue.append, print)
-        timing = spec.timing
-        store = TcpStore(
-            loop, self.coordinator, host, port, spec.run_id, name, timing.lease, timing.keep_alive_interval
-        )
+        member = Member(spec.run_id, name, spec.timing.lease, spec.timing.keep_alive_interval)
+        store = TcpStore(loop, self.coordinator, host, port, member)
         self.coordinator.attach(store)
 
     def settle(self) -> None:
@@ -65,7 +63,9 @@ def ours(count: int) -> float:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "rallypoint", "store", "--listen", f"127.0.0.1:{port}"])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "rallypoint", "store", "--listen", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             try:

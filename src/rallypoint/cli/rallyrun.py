@@ -39,9 +39,19 @@ def _launch(argv: Sequence[str], name: str, legacy: bool) -> int:
         print(version())
         return exits.SUCCESS
     settings = settle(given, os.environ, legacy)
+    _hold_standard_streams()
     from rallypoint.driver import run
 
     return run(settings.spec, settings.notices).exit_code
+
+
+def _hold_standard_streams() -> None:
+    """Open what the shell closed (``>&-``), lest descriptors 0 to 2 become something else's, like the loop's."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
 
 
 def version() -> str:

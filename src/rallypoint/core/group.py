@@ -146,7 +146,8 @@ class Group:
     def expect_success(self, now: float) -> None:
         """A worker of the run has succeeded: ours have ``success_timeout`` from now on (once)."""
         limit = self._timing.success_timeout
-        if limit is not None and self._overdue_at is None and self.state in (STARTING, UP):
+        counting = self._overdue_at is not None or self._stacks_until is not None
+        if limit is not None and not counting and self.state in (STARTING, UP):
             self._overdue_at = now + limit
 
     def wake_at(self) -> float | None:

@@ -103,7 +103,8 @@ class Board:
         """Form the next round if enough nodes wait; while they do not, now and then say who is here."""
         if self._waiting_since is None:
             self._waiting_since = now
-        ready = self._ready(view)
+        # Asked at each of many joins: sort them out only when there can be enough.
+        ready = self._ready(view) if len(self._peers) >= self._spec.min_nodes else []
         if len(ready) < self._spec.min_nodes:
             self._enough_since = None
         elif self._enough_since is None:

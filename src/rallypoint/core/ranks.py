@@ -50,8 +50,10 @@ def assignments(view: View, node: str) -> list[Assignment]:
     place = roster.nodes.index(node)
     role = roster.roles[place]
     first = sum(roster.slots[:place])
-    same_role = [s for s, r in zip(roster.slots, roster.roles, strict=True) if r == role]
-    role_first = sum(s for s, r in zip(roster.slots[:place], roster.roles[:place], strict=True) if r == role)
+    role_first, role_size = first, roster.world_size
+    if roster.roles.count(role) != len(roster):  # rare: counted one by one only if there are several roles
+        own = [s if r == role else 0 for s, r in zip(roster.slots, roster.roles, strict=True)]
+        role_first, role_size = sum(own[:place]), sum(own)
     return [
         Assignment(
             rank=first + local,
@@ -62,7 +64,7 @@ def assignments(view: View, node: str) -> list[Assignment]:
             group_world_size=len(roster),
             role=role,
             role_rank=role_first + local,
-            role_world_size=sum(same_role),
+            role_world_size=role_size,
             master_addr=view.master_addr,
             master_port=view.master_port,
             restart_count=view.restarts,

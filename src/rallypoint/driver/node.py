@@ -90,7 +90,11 @@ class Node:
             self._note_signals_and_time()
 
     def linger(self) -> None:
-        """If we host the store, stay until the others have learned the end (or a signal says to go)."""
+        """Stay until the console has taken all output and, if we host the store, the others have learned the end.
+
+        A signal ends the wait.
+        """
+        self._loop.run_until(lambda: self._logs.flush(0) or self._signals.arrived)
         if linger := getattr(self._coordinator.store, "linger", None):
             gone: list[bool] = []
             linger(self._spec.timing.close_timeout, lambda: gone.append(True))

@@ -30,11 +30,15 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
     """
     started = time.time()
     with Loop() as loop:
-        logs = Logs(spec.logs, loop, spec.run_id, spec.role, color=spec.color)
+        name = node_name()
+
+        def warn(text: str) -> None:
+            messages.notice(text, "warning")
+
+        logs = Logs(spec.logs, loop, spec.run_id, spec.role, color=spec.color, warn=warn)
+        messages = Messages(spec, name, logs.say)
         keep = False
         try:
-            name = node_name()
-            messages = Messages(spec, name, logs.say)
             for notice in notices:
                 messages.notice(notice)
             node = Node(spec, name, loop, logs, messages)
@@ -42,7 +46,6 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
                 outcome = node.run()
                 _report(spec, outcome, logs, started)
                 keep = _hand_on(spec, outcome)
-                logs.flush(2.0)
                 node.linger()
             finally:
                 node.close()

@@ -113,7 +113,7 @@ class View(Value):
         view: View = _decoded(cls, content, _VIEW_TYPES)
         if view.phase not in (FORMING, RUNNING, DRAINING, CLOSED) or not len(nodes) == len(slots) == len(roles):
             raise ProtocolError(f"view: phase {view.phase!r}, roster of {len(nodes)}, {len(slots)}, {len(roles)}")
-        if not all(type(s) is int and s > 0 for s in slots):
+        if slots and (set(map(type, slots)) != {int} or min(slots) < 1):
             raise ProtocolError("view: a node's slots are no positive number")
         return view
 

@@ -46,6 +46,10 @@ class Value(metaclass=ValueType):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields = self._fields
+        if len(args) == len(fields) and not kwargs:
+            for field, value in zip(fields, args, strict=True):
+                object.__setattr__(self, field, value)
+            return
         if len(args) > len(fields):
             raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
         content = dict(zip(fields, args, strict=False))
