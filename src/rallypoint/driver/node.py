@@ -21,6 +21,7 @@ from rallypoint.driver.stores import open_store
 from rallypoint.logs.logs import Logs
 from rallypoint.model import event as events
 from rallypoint.model import order as orders
+from rallypoint.model.errors import UsageError
 from rallypoint.model.node import NodeInfo
 from rallypoint.net import Listener, listen
 from rallypoint.proc.environment import worker_argv, worker_environment
@@ -165,7 +166,11 @@ class Node:
             self._queue.append(events.SpawnFailed(worker, f"no pipes for its output: {error}"))
             return
         self._error_files[worker] = stdio.error_file
-        env = worker_environment(self._spec, assignment, stdio.error_file, self._mark, HOOK_DIR)
+        try:
+            env = worker_environment(self._spec, assignment, stdio.error_file, self._mark, HOOK_DIR)
+        except UsageError as error:  # fewer devices than workers shows only now
+            self._queue.append(events.SpawnFailed(worker, str(error)))
+            return
         argv = worker_argv(self._spec, worker.local_rank)
         self._processes.spawn(worker, argv, env, (stdio.stdin, stdio.stdout, stdio.stderr))
         self._logs.spawned(worker)

@@ -70,7 +70,10 @@ class DumpStacks(Order):
 
 
 class Sweep(Order):
-    """The workers of ``round`` are gone: ask what they left behind to stop, kill it at ``deadline``. Ends as Swept."""
+    """The workers of ``round`` are gone: ask what they left behind to stop, kill it at ``deadline``. Ends as Swept.
+
+    A second order for the same round moves the deadline; there is still one Swept.
+    """
 
     round: int
     deadline: float
