@@ -5,6 +5,7 @@ A leaf below the rooms: it knows the reactor and the operating system, no protoc
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from rallypoint.model.reactor import Reactor
 
+REST = 0.5
+"""Seconds without accepting after the process ran out of descriptors."""
+FLUSH_LIMIT = 5.0
+"""Seconds that a closing stream waits for its peer to take what is left."""
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 CHUNK = 256 * 1024
 """Bytes taken from a socket in one callback: enough for speed, small enough for others' turns."""
 
@@ -79,13 +85,25 @@ class Listener:
         for _ in range(64):  # bounded: a storm of connections must not starve the loop
             try:
                 sock, _ = self._sock.accept()
-            except OSError:
-                # EAGAIN: no more for now. EMFILE and friends: try again at the next readiness.
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._rest()
                 return
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._accepted(sock)
+
+    def _rest(self) -> None:
+        """No descriptor is free: the socket stays readable, so look away for a moment instead of spinning."""
+        self._reactor.remove_reader(self._sock.fileno())
+        self._reactor.call_at(self._reactor.now() + REST, self._resume)
+
+    def _resume(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._reactor.add_reader(self._sock.fileno(), self._accept)
 
     def __repr__(self) -> str:
         state = join_endpoint(self.host, self.port) if self._sock.fileno() >= 0 else "closed"
@@ -146,10 +164,11 @@ class Stream:
             self._reactor.soon(lambda: self._fail(f"it does not read: {self._pending_size} bytes wait for it"))
 
     def close(self, flush: bool = False) -> None:
-        """Close; with ``flush``, first send what is still buffered (as long as the peer takes it)."""
+        """Close; with ``flush``, first send what is still buffered (at most ``FLUSH_LIMIT`` s)."""
         if flush and self._pending and self._fd >= 0:
             self._closing = True
             self._reactor.remove_reader(self._fd)
+            self._reactor.call_at(self._reactor.now() + FLUSH_LIMIT, self.close)
         elif self._fd >= 0:
             self._reactor.remove_reader(self._fd)
             self._reactor.remove_writer(self._fd)

@@ -184,8 +184,10 @@ class Coordinator:
         def written(reply: Reply) -> None:
             if reply.ok:
                 self._emit(Joined())
-            else:
+            elif reply.error:
                 self._again(info)
+            else:
+                self._emit(Refused("the node's name", info.id, "held by another node"))
 
         self._lease(f"nodes/{info.id}", info.to_json(), written)
 

@@ -74,6 +74,8 @@ class Loop:
         return timer
 
     def soon(self, call: Callable[[], None]) -> None:
+        if self._epoll.closed:
+            return  # a helper thread that was slower than the end
         self._soon.append(call)
         # A full pipe already wakes the loop; a closed one has nobody left to wake.
         try:

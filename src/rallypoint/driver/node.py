@@ -93,9 +93,11 @@ class Node:
     def linger(self) -> None:
         """Stay until the console has taken all output and, if we host the store, the others have learned the end.
 
-        A signal ends the wait.
+        A signal ends the wait. If one has stopped this node already, nobody is waited for: the others go on.
         """
         self._loop.run_until(lambda: self._logs.flush(0) or self._signals.arrived)
+        if self.outcome is not None and self.outcome.status == "stopped":
+            return
         if linger := getattr(self._coordinator.store, "linger", None):
             gone: list[bool] = []
             linger(self._spec.timing.close_timeout, lambda: gone.append(True))

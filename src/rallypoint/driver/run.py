@@ -11,6 +11,7 @@ import time
 from rallypoint.driver.loop import Loop
 from rallypoint.driver.node import Node, node_name
 from rallypoint.driver.signals import SignalTrap
+from rallypoint.driver.stores import raise_descriptor_limit
 from rallypoint.logs.logs import Logs
 from rallypoint.model.errors import StoreError
 from rallypoint.net import join_endpoint
@@ -93,6 +94,7 @@ def serve_store(host: str, port: int, verbosity: int = 0) -> int:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
     except OSError as error:
         raise StoreError(join_endpoint(host, port), f"{host} is no address of this machine: {error.strerror}") from None
+    raise_descriptor_limit()
     with Loop() as loop, SignalTrap((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), loop.wake_fd) as signals:
         store = serve(loop, str(address), port, say)
         try:

@@ -18,6 +18,18 @@ C10D_FIRST_BYTE = 0
 """Every client of torch's TCPStore begins with VALIDATE, which is 0."""
 
 
+MANY_NODES = 256
+"""From here on the host of a store may need more descriptors than the usual soft limit of 1,024."""
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may give itself: a store holds one for each node."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def open_store(
     spec: Spec, node: str, reactor: Reactor, watcher: StoreWatcher, *, workers: WorkerStore, warn: Callable[[str], None]
 ) -> Store:
@@ -31,6 +43,8 @@ def open_store(
         return open_memory(reactor, watcher, spec.run_id, node)
     from rallypoint.store.tcp import open_tcp
 
+    if spec.max_nodes > MANY_NODES:
+        raise_descriptor_limit()
     host, port = split_endpoint(spec.endpoint, 0)
     static = spec.backend == "static"
     return open_tcp(

@@ -1,0 +1,145 @@
+"""A store reached over TCP: finds it, reconnects by itself, and says why it cannot."""
+
+from __future__ import annotations
+
+import os
+
+from rallypoint import __version__
+from rallypoint.model.value import Value
+from rallypoint.net import join_endpoint
+from rallypoint.store.front import Front
+from rallypoint.store.link import Link
+from rallypoint.store.messages import PROTOCOL, Hello
+from rallypoint.store.resolve import loopback, numeric, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rallypoint.model.reactor import Reactor, Timer
+    from rallypoint.store.api import StoreWatcher
+    from rallypoint.store.messages import Message, Refusal, Welcome
+    from rallypoint.store.resolve import Found
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+
+class Member(Value):
+    """Who joins which run, and how it stays in touch.
+
+    ``ttl``: seconds of silence after which either side gives the other up; ``keep_alive_interval``:
+    seconds between signs of life. ``local_addr``: the (numeric) address to connect from.
+    """
+
+    run_id: str
+    node: str
+    ttl: float
+    keep_alive_interval: float
+    local_addr: str | None = None
+
+
+class TcpStore(Front):
+    """The store at ``host`` (a name or an address) and ``port``, for ``member``."""
+
+    def __init__(self, reactor: Reactor, watcher: StoreWatcher, host: str, port: int, member: Member) -> None:
+        super().__init__(reactor, watcher, join_endpoint(host, port))
+        session = os.urandom(16).hex()
+        self._hello = Hello(PROTOCOL, __version__, member.run_id, member.node, member.ttl, session)
+        self._member = member
+        self._host = host
+        self._port = port
+        self._link: Link | None = None
+        self._trying: list[str] = []
+        self._attempts = 0
+        self._retry: Timer | None = None
+        self._seek()
+
+    def close(self) -> None:
+        super().close()
+        self._cancel()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    # What the link tells
+
+    def link_up(self, welcome: Welcome, address: str) -> None:
+        assert self._link is not None
+        self._attempts = 0
+        self._opened(self._link.carry, welcome, self._reached(address))
+
+    def link_told(self, message: Message) -> None:
+        self._receive(message)
+
+    def link_refused(self, refusal: Refusal) -> None:
+        self._link = None
+        self._refuse(refusal.field, refusal.mine, refusal.theirs)
+
+    def link_ended(self, reason: str) -> None:
+        self._link = None
+        if self._carry is not None:
+            self._lost(reason)
+        else:
+            tried = self._trying.pop(0)
+            self._tell_failure(reason if tried == self._host else f"{tried}: {reason}")
+            if self._trying and not self._closed:
+                self._dial()
+                return
+        self._later()
+
+    # Finding the store
+
+    def _seek(self) -> None:
+        """Find out what addresses the host has (it may have moved), then try them."""
+        if (address := numeric(self._host)) is not None:
+            self._reach((address,))
+        else:
+            resolve(self._reactor, self._host, self._found)
+
+    def _found(self, found: Found) -> None:
+        if self._closed:
+            return
+        if found.addresses:
+            self._reach(found.addresses)
+        else:
+            self._tell_failure(found.reason)
+            self._later()
+
+    def _reach(self, addresses: tuple[str, ...]) -> None:
+        self._trying = list(addresses)
+        self._dial()
+
+    def _dial(self) -> None:
+        address = self._trying[0]
+        self._link = Link(
+            self._reactor,
+            self,
+            address=address,
+            port=self._port,
+            hello=self._hello,
+            interval=self._member.keep_alive_interval,
+            local_addr=self._member.local_addr,
+        )
+
+    def _later(self) -> None:
+        """Try again after a pause that doubles, and differs a little from node to node."""
+        if self._closed:
+            return
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._attempts, 10))
+        pause *= 0.75 + os.urandom(1)[0] / 512
+        self._retry = self._reactor.call_at(self._reactor.now() + pause, self._seek)
+
+    def _tell_failure(self, reason: str) -> None:
+        self._attempts += 1
+        self._watcher.store_tried(self.where, reason, self._attempts)
+
+    def _reached(self, address: str) -> str:
+        """Return where peers reach this node, whose end of the connection is at ``address``."""
+        if loopback(address) and numeric(self._host) is None:
+            # The name means this very machine, by a loopback entry of its own (see ``tcp``): others use the name.
+            return self._host
+        return address
+
+    def _cancel(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None

@@ -1,0 +1,127 @@
+"""What a store's user and a store say to each other, whatever carries it.
+
+The annotations are the schema: ``wire`` checks what came over the network against them.
+"""
+
+from __future__ import annotations
+
+from rallypoint.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rallypoint.store.api import Entry, Json
+
+PROTOCOL = 1
+"""Goes up with each change that an older peer would misread."""
+
+
+class Message(Value):
+    """Base of all messages."""
+
+
+class Hello(Message):
+    """The first message of a connection.
+
+    ``session`` is a secret name of the user's own making: a second connection with it takes over the
+    leases of the first, if that one still lives. ``ttl``: seconds of silence after which the session
+    ends. ``version`` (of Rallypoint) must be the same for all nodes of a run.
+    """
+
+    protocol: int
+    version: str
+    run: str
+    node: str
+    ttl: float
+    session: str
+
+
+class Read(Message):
+    """Asks for all keys below ``prefix``; answered by ``Answer``, as are ``Swap`` and ``Lease``."""
+
+    id: int
+    prefix: str
+
+
+class Swap(Message):
+    """Asks for a write at a revision."""
+
+    id: int
+    key: str
+    expected: int
+    value: Json
+
+
+class Lease(Message):
+    """Asks for a write under a lease, or (``ttl`` 0) gives it back."""
+
+    id: int
+    key: str
+    ttl: float
+    value: Json
+
+
+class Watch(Message):
+    """Asks for ``Changed`` from now on; answered by ``Listing``."""
+
+    id: int
+    prefix: str
+
+
+class Ping(Message):
+    """Says "I live"; answered by ``Pong``."""
+
+
+class Bye(Message):
+    """Ends the session; its leases are given back."""
+
+
+class Welcome(Message):
+    """Answers ``Hello``. ``epoch`` names this life of the store; ``resumed``: leases of before were taken over."""
+
+    revision: int
+    epoch: int
+    resumed: bool
+
+
+class Refusal(Message):
+    """Answers ``Hello``: ``field`` is ``mine`` at the one who asked, ``theirs`` in the store."""
+
+    field: str
+    mine: str
+    theirs: str
+
+
+class Answer(Message):
+    """Answers the request ``id``. ``created`` (0: no key now) spares sending back a value just written."""
+
+    id: int
+    ok: bool
+    revision: int
+    entry: Entry | None = None
+    entries: tuple[Entry, ...] = ()
+    created: int = 0
+    error: str = ""
+
+
+class Listing(Message):
+    """Answers the watch ``id``: all that is there."""
+
+    id: int
+    revision: int
+    entries: tuple[Entry, ...]
+
+
+class Changed(Message):
+    """Tells every session with a matching watch of a change; the same for all, so it is encoded once."""
+
+    entry: Entry
+
+
+class Pong(Message):
+    """Answers ``Ping``."""
+
+
+class Dropped(Message):
+    """The store has ended the session, and says why; the connection closes."""
+
+    reason: str

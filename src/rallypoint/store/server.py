@@ -1,0 +1,225 @@
+"""The store behind sockets: adopts connections, checks what they say, and tells them what the hub tells."""
+
+from __future__ import annotations
+
+from rallypoint.model.errors import ProtocolError, RefusedError
+from rallypoint.net import Stream
+from rallypoint.store import wire
+from rallypoint.store.door import SILENCE, Waiting, peer_of, stranger_limit
+from rallypoint.store.messages import (
+    PROTOCOL,
+    Bye,
+    Dropped,
+    Hello,
+    Lease,
+    Ping,
+    Pong,
+    Read,
+    Refusal,
+    Swap,
+    Watch,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Hashable
+
+    from rallypoint.model.reactor import Reactor
+    from rallypoint.store.hub import Hub
+    from rallypoint.store.messages import Message
+    from rallypoint.store.state import Session
+
+FIRST_BYTE = wire.PREFACE[0]
+BUFFER_LIMIT = 256 << 20
+"""Bytes that may wait for a session that does not read. One event's bytes are shared by all that wait for it."""
+MAX_TOLD = 64
+"""Different warnings that one server gives: what strangers can cause must not fill a log."""
+
+
+class StoreServer:
+    """Serves ``hub`` to adopted connections; with ``only_run``, to nodes of that run alone.
+
+    ``warn`` is told of those refused or dropped, once for each kind. ``hello_timeout``: seconds
+    that a connection may take for its hello.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        hub: Hub,
+        only_run: str | None,
+        warn: Callable[[str], None],
+        *,
+        hello_timeout: float = SILENCE,
+        buffer_limit: int = BUFFER_LIMIT,
+    ) -> None:
+        self.hub = hub
+        self.only_run = only_run
+        self.buffer_limit = buffer_limit
+        self._reactor = reactor
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._known: set[Connection] = set()
+        self._strangers = Waiting(reactor, hello_timeout, stranger_limit(), _overdue)
+        self._empty: Callable[[], None] | None = None
+        self._closed = False
+        self._last: Message | None = None
+        self._last_frame = b""
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open over connections."""
+        return len(self._known)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Take over an accepted, non-blocking socket of which nothing has been read."""
+        if self._closed:
+            sock.close()
+            return
+        self._strangers.add(Connection(self._reactor, self, sock))
+
+    def when_empty(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once, from the loop, when no session is left."""
+        self._empty = call
+        self._check_empty()
+
+    def close(self) -> None:
+        """Close all connections. Their users see the store lost; nobody is told of their leases."""
+        self._closed = True
+        self._empty = None
+        self._strangers.clear()
+        for connection in self._known:
+            connection.hang_up()  # all of them first: nobody is to learn that the others went
+        for connection in tuple(self._known):
+            connection.end("the store closed")
+
+    # For connections
+
+    def encoded(self, message: Message) -> bytes:
+        """Return the bytes of ``message``: encoded once, however many it is sent to in a row."""
+        if message is not self._last:
+            self._last_frame = wire.encode(message)
+            self._last = message
+        return self._last_frame
+
+    def welcomed(self, connection: Connection) -> None:
+        self._strangers.discard(connection)
+        self._known.add(connection)
+
+    def ended(self, connection: Connection) -> None:
+        self._strangers.discard(connection)
+        self._known.discard(connection)
+        self._check_empty()
+
+    def warn_once(self, kind: str, text: str) -> None:
+        if kind not in self._warned and len(self._warned) < MAX_TOLD:
+            self._warned.add(kind)
+            self._warn(text)
+
+    def _check_empty(self) -> None:
+        if self._empty is not None and not self._known:
+            call, self._empty = self._empty, None
+            self._reactor.soon(call)
+
+    def __repr__(self) -> str:
+        return f"<StoreServer {len(self._known)} sessions, {len(self._strangers)} strangers>"
+
+
+class Connection:
+    """One adopted socket: a stranger until its hello, then a session."""
+
+    def __init__(self, reactor: Reactor, server: StoreServer, sock: socket.socket) -> None:
+        self.peer = peer_of(sock)
+        self._server = server
+        self._session: Session | None = None
+        self._framer = wire.Framer(wire.REQUESTS, wire.STRANGER_LIMIT)
+        self._stream = Stream(reactor, sock, self._received, self._lost, server.buffer_limit)
+
+    def tell(self, message: Message) -> None:
+        """Send what the hub tells this session."""
+        self._stream.send(self._server.encoded(message))
+        if type(message) is Dropped:
+            self.end(message.reason)
+
+    def hang_up(self) -> None:
+        """Close the socket; the session goes on until ``end``."""
+        self._stream.close()
+
+    def end(self, reason: str, left: bool = False) -> None:
+        """Close, and end the session if there is one. Safe to call twice."""
+        self._stream.close()
+        session, self._session = self._session, None
+        self._server.ended(self)
+        if session is not None:
+            self._server.hub.leave(session, left, reason)
+
+    def _lost(self, reason: str) -> None:
+        if self._session is not None and reason.startswith("it does not read"):
+            self._server.warn_once(f"slow {self.peer}", f"node {self._session.node!r} at {self.peer}: {reason}")
+        self.end(reason)
+
+    def _received(self, data: bytes) -> None:
+        if self._session is not None:
+            # Part of a message is a sign of life too: a large one may take longer than a keep-alive.
+            self._server.hub.heard(self._session)
+        try:
+            for message in self._framer.feed(data):
+                self._handle(message)
+                if not self._stream.open:
+                    return
+        except ProtocolError as error:
+            who = f"node {self._session.node!r} at {self.peer}" if self._session else self.peer
+            self._server.warn_once("garbage", f"{who} was dropped: {error}; further ones are not told")
+            self.end(f"it sent what is no message: {error}")
+
+    def _handle(self, message: Message) -> None:
+        session = self._session
+        if session is None:
+            if not isinstance(message, Hello):
+                raise ProtocolError(f"{type(message).__name__.lower()} before hello")
+            self._greet(message)
+        elif isinstance(message, (Read, Swap, Lease, Watch)):
+            self._server.hub.handle(session, message)
+        elif isinstance(message, Ping):
+            self._stream.send(_PONG)
+        elif isinstance(message, Bye):
+            self.end("it left", left=True)
+        else:
+            raise ProtocolError("a second hello")
+
+    def _greet(self, hello: Hello) -> None:
+        server = self._server
+        if hello.ttl <= 0:
+            raise ProtocolError("hello: a ttl is above 0")
+        # First of all the preface: whatever follows, the other side learns that this is Rallypoint.
+        self._stream.send(wire.PREFACE)
+        if hello.protocol != PROTOCOL:
+            self._refuse(hello, "the store's protocol", str(hello.protocol), str(PROTOCOL))
+        elif server.only_run is not None and hello.run != server.only_run:
+            self._refuse(hello, "run id", hello.run, server.only_run)
+        else:
+            try:
+                self._session = server.hub.join(hello, self.tell)
+            except RefusedError as error:
+                self._refuse(hello, error.field, str(error.mine), str(error.theirs))
+                return
+            self._framer.limit = wire.SESSION_LIMIT
+            server.welcomed(self)
+
+    def _refuse(self, hello: Hello, field: str, mine: str, theirs: str) -> None:
+        text = f"node {hello.node!r} at {self.peer} was refused: {field} is {mine!r} there, {theirs!r} here"
+        self._server.warn_once(f"{field} {mine}", text)
+        self._stream.send(wire.encode(Refusal(field, mine, theirs)))
+        self.end("refused")
+
+    def __repr__(self) -> str:
+        return f"<Connection of {self.peer}, {self._session or 'no hello yet'}>"
+
+
+_PONG = wire.encode(Pong())
+
+
+def _overdue(connection: Hashable) -> None:
+    assert isinstance(connection, Connection)
+    connection.end("no hello came")
