@@ -151,7 +151,8 @@ class Outcome(Value):
     """How the run ended on this node. ``exit_code`` is what ``rallyrun`` exits with.
 
     ``status``: "succeeded", "failed" (see ``failures``, the cause first), "stopped" (by
-    ``signal``), "timeout" (rendezvous), "refused", "error" (the launcher's own).
+    ``signal``), "timeout" (rendezvous), "refused", "error" (the launcher's own). ``results`` maps
+    global rank -> what the function returned, for this node's workers, if it was a function and succeeded.
     """
 
     status: str
@@ -161,3 +162,4 @@ class Outcome(Value):
     signal: int | None = None
     rounds: int = 0
     restarts: int = 0
+    results: Mapping[int, object] = {}

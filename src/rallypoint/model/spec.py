@@ -9,7 +9,7 @@ from rallypoint.model.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 DEFAULT_STORE_PORT = 29400  # torch's for c10d
 DEFAULT_MASTER_PORT = 29500  # torch's for static
@@ -65,6 +65,18 @@ class Timing(Value):
         return self.keep_alive_interval * self.keep_alive_max_attempt
 
 
+class Call(Value):
+    """A Python function as the worker, instead of a command.
+
+    ``args`` maps local rank -> positional arguments. ``start_method``: "spawn" (a fresh interpreter;
+    function and arguments are pickled), "fork" or "forkserver".
+    """
+
+    function: Callable[..., object]
+    args: Mapping[int, tuple[object, ...]]
+    start_method: str = "spawn"
+
+
 class Spec(Value):
     """Everything a run needs to know, on one node.
 
@@ -72,6 +84,9 @@ class Spec(Value):
     Python program into which the worker hook (traceback capture) may be put.
     ``backend``: "tcp" (hosted by whoever can bind ``endpoint``), "static" (places fixed by
     ``node_rank``, the store at ``endpoint``), "memory" (this node alone).
+    ``call`` replaces ``argv``. ``numa``: an affinity mode of torch's. ``devices``: the accelerators to share
+    out, one entry for each worker (None: all). ``omp``: OMP_NUM_THREADS if it is unset, "auto": the
+    allowed cores divided by the workers.
     """
 
     argv: tuple[str, ...]
@@ -96,6 +111,10 @@ class Spec(Value):
     verbosity: int = 0
     log_format: str = "text"
     color: bool | None = None
+    call: Call | None = None
+    numa: str | None = None
+    devices: tuple[str, ...] | None = None
+    omp: str = "1"
 
     def validate(self) -> Spec:
         """Return self. Raises UsageError, naming the option, for what cannot work."""
@@ -110,7 +129,7 @@ class Spec(Value):
             ),
             (self.max_restarts < 0, "--max-restarts", self.max_restarts, "0 or more"),
             (not self.run_id, "--rdzv-id", self.run_id, "a name for the run, the same on every node"),
-            (not self.argv, "training_script", "", "the program to run"),
+            (not self.argv and self.call is None, "training_script", "", "the program to run"),
             (
                 self.backend == "static" and self.min_nodes != self.max_nodes,
                 "--nnodes",
