@@ -1,0 +1,1 @@
+"""Its place makes ``lab`` importable in every test."""
