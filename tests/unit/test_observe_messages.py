@@ -475,6 +475,7 @@ def samples():
     """One decision for every event and every order that there is."""
     worker, place = WorkerId(1, 0), spawned(0, 0, 1)[0][1].assignment
     known = {
+        "PeerRefused": ("h2:2:bb", "--nnodes", "3:3", "2:2"),
         "Refused": ("run id", "a", "b"),
         "LeaderSeen": (None,),
         "ViewSeen": (None, 0),

@@ -14,7 +14,7 @@ from rallypoint.model import order as orders
 from rallypoint.model.errors import RefusedError
 from rallypoint.model.result import signal_name
 from rallypoint.observe.message import ALL, ALWAYS, MORE, Message, as_json, as_text
-from rallypoint.observe.summary import Story
+from rallypoint.observe.summary import Story, formed, size
 from rallypoint.observe.waiting import Waiting, advice, peer_refused, waited
 from rallypoint.observe.wording import NAMED, count, headline, one_line, short_place, span, told
 from rallypoint.observe.workers import Workers
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rallypoint.model.order import Decision
     from rallypoint.model.result import Failure, Outcome
     from rallypoint.model.spec import Spec
-    from rallypoint.observe.summary import Change
 
 
 class Messages:
@@ -244,10 +243,15 @@ class Messages:
         self._waiting.stop()
         if self._node in view.roster.nodes:
             change = self._story.formed(view, self._now)
-            news = announced or change is not None or (self._story.rounds == 1 and len(view.roster) > 1)
-            self._say(_formed(view, change, seconds if announced else None, news))
+            news = (
+                announced
+                or change is not None
+                or self._story.again
+                or (self._story.rounds == 1 and len(view.roster) > 1)
+            )
+            self._say(formed(view, change, seconds if announced else None, news))
         else:
-            text = f"standing by: round {view.round} runs without this node ({_size(view)})"
+            text = f"standing by: round {view.round} runs without this node ({size(view)})"
             self._say(Message("standby", text, fields={"round": view.round, "nodes": list(view.roster.nodes)}))
 
     def _draining(self, view: View) -> None:
@@ -298,6 +302,8 @@ class Messages:
         if event.number in self._spec.forward_signals:
             self._detail("signal_forwarded", f"{name} passed on to {count(number, 'worker')}", fields)
             return
+        if event.number not in self._spec.signals:
+            return  # one that the launcher only survives
         self._stop_signals += 1
         self._waiting.stop()
         text = f"{name}: stopping"
@@ -372,26 +378,3 @@ _ON_PHASE: dict[str, Callable[[Messages, View], None]] = {
     nodes.DRAINING: Messages._draining,
     nodes.CLOSED: Messages._closed,
 }
-
-
-def _size(view: View) -> str:
-    return f"{count(len(view.roster), 'node')}, {count(view.roster.world_size, 'worker')}"
-
-
-def _formed(view: View, change: Change | None, seconds: float | None, news: bool) -> Message:
-    """Say that a round runs; ``seconds``: how long it was waited for, None if nobody noticed."""
-    place = f"{view.master_addr}:{view.master_port}" if view.master_port else ""
-    who = f" ({one_line(change.words, 400)})" if change else ""
-    took = f", formed in {span(seconds)}" if seconds is not None else ""
-    fields = {
-        "round": view.round,
-        "nodes": list(view.roster.nodes),
-        "world_size": view.roster.world_size,
-        "restarts": view.restarts,
-        "joined": list(change.joined) if change else [],
-        "left": list(change.left) if change else [],
-        "worker_store": place,
-    }
-    return Message(
-        "formed", f"round {view.round}: {_size(view)}{who}{took}", "info", ALWAYS if news else MORE, ALWAYS, fields
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rallypoint.model.node import View
 from rallypoint.model.result import Failure, Outcome
 from rallypoint.model.value import Value
-from rallypoint.observe.wording import count, headline, listed, short_place, span
+from rallypoint.observe.message import ALWAYS, MORE, Message
+from rallypoint.observe.wording import count, headline, listed, one_line, short_place, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Story:
         self.changes: list[Change] = []
         self._failed_at: dict[tuple[int, str, str, int], float] = {}
         self._restarts_known = 0
+        self._restarts_formed = 0
+        self.again = False
+        """The last round has the nodes of the one before, and no restart led to it: their store began anew, say."""
 
     def begin(self, at: float) -> None:
         if self.began is None:
@@ -87,6 +91,8 @@ class Story:
         before, self.roster = self.roster, view.roster.nodes
         self.world_size = view.roster.world_size
         self.rounds += 1
+        self.again = self.rounds > 1 and view.restarts == self._restarts_formed
+        self._restarts_formed = view.restarts
         if self.rounds == 1 or set(before) == set(self.roster):
             return None
         joined = tuple(n for n in self.roster if n not in before)
@@ -97,7 +103,7 @@ class Story:
     @property
     def eventful(self) -> bool:
         """Whether there is anything to tell of a run that succeeded."""
-        return bool(self.restarts or self.changes or len(self.roster) > 1)
+        return bool(self.restarts or self.changes or self.rounds > 1 or len(self.roster) > 1)
 
     def elapsed(self, at: float) -> float:
         return at - self.began if self.began is not None else 0.0
@@ -161,3 +167,27 @@ class Story:
 
     def __repr__(self) -> str:
         return f"<Story {self.rounds} rounds, {len(self.restarts)} restarts, {len(self.changes)} changes>"
+
+
+def size(view: View) -> str:
+    """Return "2 nodes, 8 workers"."""
+    return f"{count(len(view.roster), 'node')}, {count(view.roster.world_size, 'worker')}"
+
+
+def formed(view: View, change: Change | None, seconds: float | None, news: bool) -> Message:
+    """Say that a round runs; ``seconds``: how long it was waited for, None if nobody noticed."""
+    place = f"{view.master_addr}:{view.master_port}" if view.master_port else ""
+    who = f" ({one_line(change.words, 400)})" if change else ""
+    took = f", formed in {span(seconds)}" if seconds is not None else ""
+    fields = {
+        "round": view.round,
+        "nodes": list(view.roster.nodes),
+        "world_size": view.roster.world_size,
+        "restarts": view.restarts,
+        "joined": list(change.joined) if change else [],
+        "left": list(change.left) if change else [],
+        "worker_store": place,
+    }
+    return Message(
+        "formed", f"round {view.round}: {size(view)}{who}{took}", "info", ALWAYS if news else MORE, ALWAYS, fields
+    )

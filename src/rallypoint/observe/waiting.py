@@ -31,10 +31,11 @@ _GUESSES = (
         "no answer from {where}: a firewall is in between, or the address is wrong",
     ),
     (
-        ("closed", "reset", "protocol", "magic", "garbage", "not a ", "no store", "broken pipe"),
+        ("listens there", "closed", "reset", "protocol", "magic", "garbage", "not a ", "no store", "broken pipe"),
         "something else than a store of this version listens at {where}: choose another port",
     ),
 )
+_SILENT = "nothing has answered at {where}: a firewall is in between, or something else than a store listens there"
 _FEW = (
     "the missing nodes never came to this store: start each of them with the same {options}; "
     "each says itself what it tries"
@@ -44,6 +45,7 @@ _FEW = (
 _ADVICE = (
     ("run", "another run uses this endpoint: give each run a port of its own, and all nodes of one run the same id"),
     ("nnodes", "give every node the same --nnodes"),
+    ("restarts", "give every node the same --max-restarts"),
     ("version", "install the same version of rallypoint on every node"),
     ("rank", "give every node a --node-rank of its own"),
 )
@@ -146,8 +148,10 @@ class Waiting:
             room = self._spec.max_nodes - len(here)
             more = f"; last call for {room} more" if room > 0 else ""
             return f"{count(len(here), 'node')} here ({listed(here)}), enough to begin{more}{at}"
-        gone = f"node {ranks(self.missing_ranks)}" if self.missing_ranks else str(self.missing)
-        return f"{len(here)} of {count(wanted, 'node')} here ({listed(here)}), {gone} missing{at}"
+        absent = f"node {ranks(self.missing_ranks)}" if self.missing_ranks else str(self.missing)
+        gone = [node for node in self.named if node not in here]
+        left = f" ({listed(gone)} had come and left)" if gone else ""
+        return f"{len(here)} of {count(wanted, 'node')} here ({listed(here)}), {absent} missing{left}{at}"
 
     def guess(self) -> str:
         """Say why the wait is probably in vain; "" if nothing is known."""
@@ -155,6 +159,8 @@ class Waiting:
         options = "--master-addr, --master-port and --nnodes" if static else "--rdzv-endpoint, --rdzv-id and --nnodes"
         if self.connected:
             return _FEW.format(options=options) if self.missing else ""
+        if not self.reason:
+            return _SILENT.format(where=self.where)
         reason = self.reason.lower()
         for signs, meaning in _GUESSES:
             if any(sign in reason for sign in signs):
