@@ -74,6 +74,7 @@ class Agent:
         self._fenced = False
         self._outcome: Outcome | None = None
         self._signal: int = signal.SIGTERM
+        self._remembered: dict[str, int] = {}  # of the last round here, for a store that knows nothing of it
 
     def handle(self, event: Event, now: float) -> list[Order]:
         """Take in one fact, told at ``now`` (monotonic seconds), and return what is to be done.
@@ -84,11 +85,13 @@ class Agent:
         if action is ILLEGAL:
             raise IllegalTransitionError("agent", self.state, event)
         orders: list[Order] = []
+        if self.state == CLOSED:
+            return orders
         if isinstance(event, GROUP_EVENTS):
             orders += self.group.handle(event, now)
         if action is not IGNORE:
             orders += getattr(self, action)(event, now) or []
-        return orders + (self._advance(now) if self.state != CLOSED else [])
+        return orders + self._advance(now)
 
     def wake_at(self) -> float | None:
         """When ``handle(DeadlinePassed(), ...)`` is wanted, in monotonic seconds; None: not by time alone."""
@@ -109,9 +112,15 @@ class Agent:
     def _store_back(self, event: StoreBack, _now: float) -> None:
         self._connected = True
         self._fence_at = None
-        if event.fresh:
+        if self._leads and event.fresh:
+            # Our lease is gone and somebody else may have taken it: lead no more until that is known.
+            self._leader_known = False
+            self._proposing = False
+        if event.fresh or not self.info.address:
             self._announced = None
-            self.info = self.info.replace(address=event.address)
+            if event.address != self.info.address and not self.group.active and not self._finished_well:
+                self._serving = self._served = self.info.round  # the worker store is to be where we are
+            self.info = self.info.replace(address=event.address, **self._remembered)
 
     def _store_lost(self, _event: StoreLost, now: float) -> None:
         self._connected = False
@@ -128,12 +137,10 @@ class Agent:
     def _leader_seen(self, event: LeaderSeen, _now: float) -> list[Order]:
         led = self._leads
         self._leader, self._leader_known = event.node, True
-        if self._leads and not led:
-            return [Gather()]
-        if led and not self._leads:
+        if self._leads != led:
             self._board.forget()
             self._proposing = False
-        return []
+        return [Gather()] if self._leads and not led else []
 
     def _view_seen(self, event: ViewSeen, _now: float) -> None:
         self._proposing = False
@@ -144,7 +151,8 @@ class Agent:
             self._board.view_seen(event.view)
         elif self.view.phase != node.FORMING:
             # A fresh store: what we remember of the run goes on from its last round.
-            self.view = self.view.replace(phase=node.FORMING, here=(), failures=(), finishing=False)
+            again = "the store began anew"
+            self.view = self.view.replace(phase=node.FORMING, reason=again, here=(), failures=(), finishing=False)
 
     def _peer_seen(self, event: PeerSeen, _now: float) -> None:
         self._board.peer_seen(event)
@@ -172,14 +180,20 @@ class Agent:
 
     def _deadline(self, _event: DeadlinePassed, now: float) -> None:
         if self._fence_at is not None and now >= self._fence_at:
-            self._fence_at = None
-            self._fenced = True
-            if self.group.succeeded:
-                self._end(store_gone(self.view))
-            self._join_by = now + self._spec.timing.join_timeout
+            self._fence(now)
         waiting = self.state in (OUT, JOINING) and self._join_by is not None
         if waiting and now >= (self._join_by or now) and not self.group.active:
             self._end(timed_out(self._spec.timing.join_timeout, self.view))
+
+    def _fence(self, now: float) -> None:
+        """Out of touch for so long that the others may go on without us: whatever runs here is to stop."""
+        self._fence_at = None
+        if self._finished_well:
+            self._end(store_gone(self.view))
+        self._fenced = self.group.active
+        self._join_by = now + self._spec.timing.join_timeout
+        if self.state == STANDBY:
+            self.state = JOINING  # nobody tells us that a round runs which is worth standing by for
 
     # -- decisions
 
@@ -195,8 +209,10 @@ class Agent:
             return [*orders, *self._finish(self._outcome)]
         elif self.group.round > self.info.round:
             self._acknowledge(now)
+        elif self._missed:
+            self.info = self.info.replace(round=self.view.round)
         if self._needs_worker_store:
-            self._serving = self.group.round + 1
+            self._serving = max(self.group.round, self.info.round) + 1
             orders.append(ServeWorkers(self._serving))
         if not self._connected or self._served <= self.info.round:
             return orders
@@ -208,7 +224,13 @@ class Agent:
     def _needs_worker_store(self) -> bool:
         """The next round wants a fresh one, at an address that is known, before we say that we wait."""
         idle = not self.group.active and not self._finished_well
-        return idle and self._serving <= self.group.round and bool(self.info.address)
+        return idle and self._serving <= max(self.group.round, self.info.round) and bool(self.info.address)
+
+    @property
+    def _missed(self) -> bool:
+        """A round named us and was over before we knew: nothing of it is here, and the leader waits to hear so."""
+        over = self._view_there and self.view.phase in (node.DRAINING, node.FORMING)
+        return over and self.view.round > self.info.round and self.info.id in self.view.roster.nodes
 
     def _hold_or_stop(self, now: float) -> list[Order]:
         """Workers of a round are there: let them run while the view says so."""
@@ -273,11 +295,17 @@ class Agent:
         if view.round <= self.info.round:
             return []
         self.state = IN
+        self._remembered = {"place": view.roster.nodes.index(self.info.id), "restarts": view.restarts}
         return self.group.start(view.round, assignments(view, self.info.id), self.info)
 
     @property
     def _leads(self) -> bool:
         return self._leader_known and self._leader == self.info.id
+
+    @property
+    def _may_lead(self) -> bool:
+        """With ``static`` only rank 0's node leads: it has to empty its worker store before each round."""
+        return self._spec.backend != "static" or self.info.node_rank == 0
 
     @property
     def _may_propose(self) -> bool:
@@ -286,11 +314,12 @@ class Agent:
         return self._leads and in_touch and self._revision >= 0 and not self._proposing
 
     def _lead(self, now: float) -> list[Order]:
-        if self._leader_known and self._leader is None:
+        if self._leader_known and self._leader is None and self._may_lead:
             self._leader_known = False  # until we are told who got it
             return [Lead()]
         if not self._may_propose:
             return []
+        self._board.renewed = not self._view_there
         view = self._board.next_view(self.view, now)
         if view is None:
             return []

@@ -60,7 +60,7 @@ TABLE = {
     (DOWN, Spawned): ILLEGAL,
     (DOWN, SpawnFailed): ILLEGAL,
     (DOWN, Exited): IGNORE,  # one that was given up as stuck ended after all
-    (DOWN, Swept): ILLEGAL,
+    (DOWN, Swept): IGNORE,  # the sweep was hurried at the moment when it was done
     (DOWN, DeadlinePassed): IGNORE,
 }
 
@@ -137,7 +137,8 @@ class Group:
         if self.state != DRAINING:
             return []
         self._kill_at = None
-        self._give_up_at = now + self._timing.kill_timeout
+        if self._give_up_at is None:
+            self._give_up_at = now + self._timing.kill_timeout
         orders = [order for w in self.workers for order in w.kill()]
         if self._sweeping:
             return [*orders, Sweep(self.round, now)]

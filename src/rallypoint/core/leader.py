@@ -42,10 +42,14 @@ class Board:
         self._waiting_since: float | None = None
         self._said_at = float("-inf")
         self.complete = False
+        self.renewed = False
+        """The store began anew and has no view yet: whatever the nodes say there is younger than any round."""
 
     def forget(self) -> None:
-        """We lead no longer, or anew: what we knew may be out of date."""
+        """We lead no longer, or anew: what we knew of the nodes may be out of date; the round is the view's."""
+        round_ = self._round
         self.__init__(self._spec)  # type: ignore[misc]
+        self._round = round_
 
     def peer_seen(self, event: PeerSeen) -> None:
         """A node spoke. One that joined anew under its old name has lost its workers in between."""
@@ -96,8 +100,13 @@ class Board:
         if self._enough_since is not None:
             times.append(self._enough_since + self._spec.timing.last_call_timeout)
         if self._waiting_since is not None and view.here != self._here():
-            times.append(max(self._waiting_since + SAY_AFTER, self._said_at + SAY_EVERY))
+            times.append(max(self._waiting_since + self._say_after, self._said_at + SAY_EVERY))
         return min(times) if times else None
+
+    @property
+    def _say_after(self) -> float:
+        """Early enough that every node knows who is here when its time to join is over."""
+        return min(SAY_AFTER, self._spec.timing.join_timeout / 2)
 
     def _form(self, view: View, now: float) -> View | None:
         """Form the next round if enough nodes wait; while they do not, now and then say who is here."""
@@ -111,7 +120,7 @@ class Board:
             self._enough_since = now
         if self._enough_since is not None and self._is_time(view, ready, now):
             return self._formed(view, ready)
-        due = max(self._waiting_since + SAY_AFTER, self._said_at + SAY_EVERY)
+        due = max(self._waiting_since + self._say_after, self._said_at + SAY_EVERY)
         if now >= due and view.here != self._here():
             self._said_at = now
             return view.replace(here=self._here())
@@ -129,14 +138,15 @@ class Board:
         return since is not None and now >= since + self._spec.timing.last_call_timeout
 
     def _formed(self, view: View, ready: list[NodeInfo]) -> View:
-        order = ranks.arrange(ready, view.roster, self._spec.max_nodes)
+        previous = view.roster if len(view.roster) else ranks.remembered(ready, self._spec.max_nodes)
+        order = ranks.arrange(ready, previous, self._spec.max_nodes)
         return View(
             round=max(view.round, *(info.round for info in order)) + 1,
             phase=RUNNING,
             roster=ranks.roster_of(order),
             master_addr=order[0].address,
             master_port=order[0].port,
-            restarts=view.restarts,
+            restarts=max(view.restarts, *(info.restarts for info in order)),
             reason=view.reason,
         )
 
@@ -193,8 +203,13 @@ class Board:
         return info.round >= view.round and info.state == WAITING
 
     def _ready(self, view: View) -> list[NodeInfo]:
-        """Return the nodes that can be in the next round, in the order of joining."""
-        members = set(view.roster.nodes)
+        """Return the nodes that can be in the next round, in the order of joining.
+
+        None, while workers of an earlier round still run on a node whose lease lived (see law 1).
+        """
+        if any(info.state != WAITING and node not in self._lost for node, info in self._peers.items()):
+            return []
+        members = set() if self.renewed else set(view.roster.nodes)
         ready = [
             info
             for info in self._peers.values()

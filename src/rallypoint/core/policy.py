@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SPAWN_STATUS = 127
 """The shell's "command not found": a worker could not be started."""
+RAISED_STATUS = 1
+"""Python's status after an exception that nobody caught."""
 
 _PEER_LOSS = (
     "connection closed by peer",
@@ -60,7 +62,8 @@ def worker_failure(worker: Worker, info: NodeInfo, serial: int) -> Failure | Non
         node=info.id,
         host=info.host,
         words=how.words,
-        status=how.status,
+        # The signal that ended it after its exception was ours: that is not the status of the run.
+        status=RAISED_STATUS if worker.stopped and how.signal is not None else how.status,
         rank=worker.assignment.rank,
         local_rank=worker.assignment.local_rank,
         pid=how.pid,

@@ -16,11 +16,11 @@ def arrange(ready: Iterable[NodeInfo], previous: Roster, limit: int) -> list[Nod
 
     ``ready`` comes in the order of joining. Nodes of the ``previous`` roster come first and keep
     their order; a newcomer takes the first place that a lost node left, else one at the end.
-    Nodes with a fixed ``node_rank`` are placed by it alone.
+    Nodes with a fixed ``node_rank`` are placed by it alone, before those without.
     """
     nodes = {info.id: info for info in ready}
     if any(info.node_rank >= 0 for info in nodes.values()):
-        return sorted(nodes.values(), key=lambda info: info.node_rank)[:limit]
+        return sorted(nodes.values(), key=lambda info: (info.node_rank < 0, info.node_rank))[:limit]
     kept = [n for n in previous.nodes if n in nodes][:limit]
     newcomers = [n for n in nodes if n not in set(previous.nodes)]
     newcomers = newcomers[: limit - len(kept)]
@@ -32,6 +32,17 @@ def arrange(ready: Iterable[NodeInfo], previous: Roster, limit: int) -> list[Nod
             order.append(newcomers.pop(0))
     # A full previous roster cannot have more than `limit` places, but `limit` may differ after a takeover.
     return [nodes[n] for n in (order + newcomers)[:limit]]
+
+
+def remembered(nodes: Iterable[NodeInfo], limit: int) -> Roster:
+    """Return the last roster as far as its nodes know it: a place that none of them had has no name ("")."""
+    places = {info.place: info for info in sorted(nodes, key=lambda info: info.round) if 0 <= info.place < limit}
+    had = [places.get(place) for place in range(max(places, default=-1) + 1)]
+    return Roster(
+        tuple(info.id if info else "" for info in had),
+        tuple(info.slots if info else 1 for info in had),
+        tuple(info.role if info else "" for info in had),
+    )
 
 
 def roster_of(nodes: Iterable[NodeInfo]) -> Roster:

@@ -20,6 +20,7 @@ WORKING = "working"  # workers of the round `round` are running (said only when 
 FINISHING = "finishing"  # as WORKING, and at least one worker has succeeded
 DONE = "done"  # all workers of the round `round` succeeded
 LEAVING = "leaving"  # told to go; its workers are being stopped
+_STATES = (WAITING, WORKING, FINISHING, DONE, LEAVING)
 
 # Phases of a view.
 FORMING = "forming"
@@ -35,6 +36,8 @@ class NodeInfo(Value):
     ``slots`` the number of workers it starts; ``round`` the last round whose orders it has
     carried out (for WAITING: the workers of that round are gone); ``node_rank`` the fixed place
     (``static``), -1 if free; ``joined`` orders newcomers (the store's revision of the first write).
+    ``place`` in the roster (-1: none) and ``restarts`` are those of its last round, said when it joins
+    anew: a store that began anew knows neither.
     """
 
     id: str
@@ -46,6 +49,8 @@ class NodeInfo(Value):
     round: int = 0
     state: str = WAITING
     node_rank: int = -1
+    place: int = -1
+    restarts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return self.as_dict()
@@ -53,6 +58,8 @@ class NodeInfo(Value):
     @classmethod
     def from_json(cls, content: Any) -> NodeInfo:
         node: NodeInfo = _decoded(cls, content, _NODE_TYPES)
+        if node.slots < 1 or node.state not in _STATES:
+            raise ProtocolError(f"node {node.id}: slots {node.slots}, state {node.state!r}")
         return node
 
 
@@ -115,6 +122,8 @@ class View(Value):
             raise ProtocolError(f"view: phase {view.phase!r}, roster of {len(nodes)}, {len(slots)}, {len(roles)}")
         if slots and (set(map(type, slots)) != {int} or min(slots) < 1):
             raise ProtocolError("view: a node's slots are no positive number")
+        if not set(map(type, (*nodes, *roles, *view.here))) <= {str}:
+            raise ProtocolError("view: a node or a role is no name")
         return view
 
 
@@ -136,7 +145,7 @@ class Assignment(Value):
 
 
 _NODE_TYPES = {"id": str, "host": str, "address": str, "slots": int, "port": int, "role": str}
-_NODE_TYPES |= {"round": int, "state": str, "node_rank": int}
+_NODE_TYPES |= {"round": int, "state": str, "node_rank": int, "place": int, "restarts": int}
 _VIEW_TYPES = {"round": int, "phase": str, "master_addr": str, "master_port": int, "restarts": int}
 _VIEW_TYPES |= {"reason": str, "finishing": bool}
 

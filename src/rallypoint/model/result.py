@@ -141,10 +141,26 @@ class Failure(Value):
     def from_json(cls, content: Mapping[str, Any]) -> Failure:
         """Read the JSON form. Raises TypeError, KeyError or ValueError for anything else."""
         known = {f: content[f] for f in cls._fields if f in content}
+        for field, kinds in _FAILURE_TYPES.items():
+            if field in known and not isinstance(known[field], kinds):
+                raise TypeError(f"Failure.{field}: {known[field]!r}")
         error = known.get("error")
+        if error and not all(isinstance(error.get(field, ""), str) for field in ("type", "message", "traceback")):
+            raise TypeError(f"Failure.error: {error!r}")
         known["error"] = WorkerError(**error) if error else None
         known["last_lines"] = tuple(str(line) for line in known.get("last_lines", ()))
         return cls(**known)
+
+
+_FAILURE_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("kind", "node", "host", "words", "error_file"), (str,)),
+    **dict.fromkeys(("round", "status", "rank", "local_rank", "pid", "order"), (int,)),
+    "signal": (int, type(None)),
+    "error": (dict, type(None)),
+    "last_lines": (list, tuple),
+    "consequence": (bool,),
+}
+"""What another node may have written in each field."""
 
 
 class Outcome(Value):
@@ -163,3 +179,6 @@ class Outcome(Value):
     rounds: int = 0
     restarts: int = 0
     results: Mapping[int, object] = {}
+    errors: Mapping[int, BaseException] = {}
+    """Global rank -> what the function of that worker of this node raised, if it failed and the exception could be
+    brought over; its ``__cause__`` is the worker's traceback."""

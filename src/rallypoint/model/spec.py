@@ -64,6 +64,14 @@ class Timing(Value):
         """A node unheard of for this long is lost."""
         return self.keep_alive_interval * self.keep_alive_max_attempt
 
+    def validate(self) -> None:
+        """Raises UsageError, naming the key, for a time that cannot work."""
+        for name, value in self.as_dict().items():
+            if value is not None and value <= 0 and name not in {"last_call_timeout", "shutdown_timeout"}:
+                raise UsageError(name, value, "a time in seconds above 0")
+            if value is not None and value < 0:
+                raise UsageError(name, value, "a time in seconds, 0 or more")
+
 
 class Call(Value):
     """A Python function as the worker, instead of a command.
@@ -86,7 +94,8 @@ class Spec(Value):
     ``node_rank``, the store at ``endpoint``), "memory" (this node alone).
     ``call`` replaces ``argv``. ``numa``: an affinity mode of torch's. ``devices``: the accelerators to share
     out, one entry for each worker (None: all). ``omp``: OMP_NUM_THREADS if it is unset, "auto": the
-    allowed cores divided by the workers.
+    allowed cores divided by the workers, "": leave it unset. ``agent_store``: the workers' store is a launcher's
+    (else the worker of rank 0 serves it).
     """
 
     argv: tuple[str, ...]
@@ -115,6 +124,7 @@ class Spec(Value):
     numa: str | None = None
     devices: tuple[str, ...] | None = None
     omp: str = "1"
+    agent_store: bool = True
 
     def validate(self) -> Spec:
         """Return self. Raises UsageError, naming the option, for what cannot work."""
@@ -152,9 +162,5 @@ class Spec(Value):
         for wrong, where, value, allowed in checks:
             if wrong:
                 raise UsageError(where, value, allowed)
-        for name, value in self.timing.as_dict().items():
-            if value is not None and value <= 0 and name not in {"last_call_timeout", "shutdown_timeout"}:
-                raise UsageError(name, value, "a time in seconds above 0")
-            if value is not None and value < 0:
-                raise UsageError(name, value, "a time in seconds, 0 or more")
+        self.timing.validate()
         return self

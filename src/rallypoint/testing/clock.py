@@ -1,0 +1,81 @@
+"""Time that passes only when it is told to."""
+
+from __future__ import annotations
+
+import heapq
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ManualTimer:
+    """One promised call; ordered by time, then by the order in which it was asked for."""
+
+    __slots__ = ("call", "number", "when")
+
+    def __init__(self, when: float, number: int, call: Callable[[], None]) -> None:
+        self.when = when
+        self.number = number
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+    def __lt__(self, other: ManualTimer) -> bool:
+        return (self.when, self.number) < (other.when, other.number)
+
+    def __repr__(self) -> str:
+        return f"<ManualTimer at {self.when:.3f}{'' if self.call else ' cancelled'}>"
+
+
+class ManualClock:
+    """The half of ``model.reactor.Reactor`` that is about time: ``now``, ``call_at`` and ``soon``."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._timers: list[ManualTimer] = []
+        self._count = 0
+
+    def now(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> ManualTimer:
+        """Call at ``when`` (now, if that has passed); calls of the same time keep their order."""
+        self._count += 1
+        timer = ManualTimer(max(when, self._now), self._count, call)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.call_at(self._now, call)
+
+    def step(self, limit: float) -> bool:
+        """Go on to the next call and run it; False, at ``limit``, if there is none until then."""
+        while self._timers and self._timers[0].call is None:
+            heapq.heappop(self._timers)
+        if not self._timers or self._timers[0].when > limit:
+            self._now = max(self._now, limit)
+            return False
+        timer = heapq.heappop(self._timers)
+        self._now = timer.when
+        assert timer.call is not None, "cancelled timers were taken out above"
+        timer.call()
+        return True
+
+    def run_for(self, seconds: float) -> None:
+        """Let ``seconds`` pass."""
+        limit = self._now + seconds
+        while self.step(limit):
+            pass
+
+    def run_until(self, done: Callable[[], object], limit: float) -> bool:
+        """Let time pass until ``done()`` is true; False if ``limit`` seconds passed first."""
+        end = self._now + limit
+        while not done():
+            if not self.step(end):
+                return bool(done())
+        return True
+
+    def __repr__(self) -> str:
+        return f"<ManualClock at {self._now:.3f}, {len(self._timers)} timers>"
