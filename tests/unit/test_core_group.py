@@ -203,3 +203,34 @@ def test_a_stopped_worker_that_wrote_down_an_exception_is_told_of():
 
 def test_repr_tells_the_state():
     assert "DRAINING" in repr(draining()) and "STOPPING" in repr(draining())
+
+
+BROKEN = WorkerError("RuntimeError", "Connection closed by peer [127.0.0.1]:1")
+OWN = WorkerError("ValueError", "bad input")
+
+
+def test_a_broken_connection_waits_a_moment_for_its_cause():
+    group = up()
+    assert group.handle(e.Exited(A, ended(1, error=BROKEN)), 100.0) == []
+    assert group.wake_at() == 100.0 + g.CAUSE_WAIT
+    orders = group.handle(e.Exited(B, ended(1, error=OWN)), 100.2)
+    told = [order.failure for order in orders if isinstance(order, o.Publish)]
+    assert [(f.local_rank, f.consequence) for f in told] == [(0, True), (1, False)]
+    assert orders[-1] == o.Sweep(1, 100.2 + TIMING.shutdown_timeout)
+
+
+def test_without_a_cause_the_others_are_stopped_after_the_wait():
+    group = up()
+    group.handle(e.Exited(A, ended(1, error=BROKEN)), 100.0)
+    assert group.handle(e.DeadlinePassed(), 100.5) == []
+    publish, stop = group.handle(e.DeadlinePassed(), 100.0 + g.CAUSE_WAIT)
+    assert publish.failure.consequence and stop == TERM_B
+    assert group.state == g.DRAINING
+
+
+def test_a_stop_from_elsewhere_tells_at_once_what_was_waiting_for_its_cause():
+    group = up()
+    group.handle(e.Exited(A, ended(1, error=BROKEN)), 100.0)
+    stop, publish = group.stop(signal.SIGTERM, 100.3)
+    assert stop == TERM_B and publish.failure.local_rank == 0
+    assert group.handle(e.DeadlinePassed(), 101.5) == []

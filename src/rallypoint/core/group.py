@@ -64,6 +64,8 @@ TABLE = {
     (DOWN, DeadlinePassed): IGNORE,
 }
 
+CAUSE_WAIT = 1.0
+"""Seconds that workers whose peer broke its connection wait for the peer to end and say why."""
 STACKS_WAIT = 0.5
 """Seconds that overdue workers get to write down their stacks before they are stopped."""
 
@@ -81,6 +83,8 @@ class Group:
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
         self._overdue_at: float | None = None
+        self._cause_by: float | None = None
+        self._told = 0  # of the failures: how many were published
         self._stacks_until: float | None = None
         self._sweeping = False
 
@@ -107,7 +111,8 @@ class Group:
         self._info = info
         self.workers = [worker.Worker(WorkerId(round_, a.local_rank), a) for a in given]
         self.failures = []
-        self._kill_at = self._give_up_at = self._overdue_at = self._stacks_until = None
+        self._kill_at = self._give_up_at = self._overdue_at = self._stacks_until = self._cause_by = None
+        self._told = 0
         self._sweeping = False
         return [Spawn(w.id, w.assignment) for w in self.workers]
 
@@ -152,8 +157,8 @@ class Group:
             self._overdue_at = now + limit
 
     def wake_at(self) -> float | None:
-        times = [t for t in (self._kill_at, self._give_up_at, self._overdue_at, self._stacks_until) if t is not None]
-        return min(times) if times and self.active else None
+        times = (self._kill_at, self._give_up_at, self._overdue_at, self._stacks_until, self._cause_by)
+        return min((t for t in times if t is not None), default=None) if self.active else None
 
     def _spawned(self, event: Spawned, _now: float) -> list[Order]:
         orders = self._find(event.worker).spawned(event.pid)
@@ -161,23 +166,38 @@ class Group:
             self.state = UP
         return orders
 
-    def _spawn_failed(self, event: SpawnFailed, now: float) -> list[Order]:
+    def _spawn_failed(self, event: SpawnFailed, _now: float) -> list[Order]:
         failed = self._find(event.worker)
         failed.spawn_failed()
-        return self._failed(policy.spawn_failure(failed, self._node, event.reason, len(self.failures)), now)
+        self.failures.append(policy.spawn_failure(failed, self._node, event.reason, len(self.failures)))
+        return []
 
-    def _exited(self, event: Exited, now: float) -> list[Order]:
+    def _exited(self, event: Exited, _now: float) -> list[Order]:
         ended = self._find(event.worker)
         ended.exited(event.exit)
         failure = policy.worker_failure(ended, self._node, len(self.failures))
-        return self._failed(failure, now) if failure else []
+        # One failure for each worker: that of an overdue one is known already.
+        if failure and all(f.local_rank != failure.local_rank for f in self.failures):
+            self.failures.append(failure)
+        return []
 
-    def _failed(self, failure: Failure, now: float) -> list[Order]:
-        # One order of failures for each worker: an overdue one was told already.
-        if any(f.local_rank == failure.local_rank for f in self.failures):
+    def _tell(self, now: float) -> list[Order]:
+        """Publish the failures that are news, and stop the others for them."""
+        news = self.failures[self._told :]
+        if not news or self._awaits_cause(now):
             return []
-        self.failures.append(failure)
-        return [Publish(failure), *self.stop(signal.SIGTERM, now)]
+        self._told = len(self.failures)
+        self._cause_by = None
+        return [*(Publish(f) for f in news), *self.stop(signal.SIGTERM, now)]
+
+    def _awaits_cause(self, now: float) -> bool:
+        """Only consequences are known, and the cause may be about to end by itself: our signal would silence it."""
+        alone = all(f.consequence for f in self.failures)
+        if not alone or self.state == DRAINING or all(w.over for w in self.workers):
+            return False
+        if self._cause_by is None:
+            self._cause_by = now + CAUSE_WAIT
+        return now < self._cause_by
 
     def _swept(self, _event: Swept, _now: float) -> list[Order]:
         self.state = DOWN
@@ -191,7 +211,7 @@ class Group:
             orders += [DumpStacks(w.id) for w in self.workers if w.state == worker.RUNNING]
         if self._stacks_until is not None and now >= self._stacks_until:
             self._stacks_until = None
-            orders += self._give_overdue_up(now)
+            self._give_overdue_up()
         if self._kill_at is not None and now >= self._kill_at:
             orders += self.kill(now)
         if self._give_up_at is not None and now >= self._give_up_at:
@@ -199,17 +219,16 @@ class Group:
             orders += [order for w in self.workers for order in w.give_up()]
         return orders
 
-    def _give_overdue_up(self, now: float) -> list[Order]:
+    def _give_overdue_up(self) -> None:
         limit = self._timing.success_timeout or 0.0
         late = [w for w in self.workers if w.state == worker.RUNNING]
-        told = [policy.overdue_failure(w, self._node, limit, exits.OVERDUE, n) for n, w in enumerate(late)]
-        self.failures += told
-        return [*(Publish(f) for f in told), *(self.stop(signal.SIGTERM, now) if late else [])]
+        self.failures += [policy.overdue_failure(w, self._node, limit, exits.OVERDUE, n) for n, w in enumerate(late)]
 
     def _settle(self, now: float) -> list[Order]:
-        """When the last main process is over, sweep up what the workers left behind."""
+        """Tell what failed; when the last main process is over, sweep up what the workers left behind."""
+        orders = self._tell(now)
         if self._sweeping or not self.active or not all(w.over for w in self.workers):
-            return []
+            return orders
         self._sweeping = True
         self._overdue_at = self._stacks_until = self._give_up_at = None
         # Leftovers share the grace that the workers had; after a clean end they get one of their own.
@@ -217,7 +236,7 @@ class Group:
         deadline = now if self.state == DRAINING and self._kill_at is None else deadline
         self._kill_at = None
         self.state = DRAINING
-        return [Sweep(self.round, deadline)]
+        return [*orders, Sweep(self.round, deadline)]
 
     def _all_succeeded(self) -> bool:
         return bool(self.workers) and all(w.exit is not None and w.exit.succeeded for w in self.workers)

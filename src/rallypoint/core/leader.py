@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SAY_AFTER = 4.0
 """Seconds of waiting after which the nodes are told who is here (they say so after 5)."""
+REUNION = 1.5
+"""Seconds that a store which began anew waits for the nodes of the last round: each tries once a second."""
 SAY_EVERY = 2.0
 """Seconds at least between two such views: joining must not cost the square of the nodes."""
 
@@ -41,6 +43,7 @@ class Board:
         self._enough_since: float | None = None
         self._waiting_since: float | None = None
         self._said_at = float("-inf")
+        self._reunion_at: float | None = None
         self.complete = False
         self.renewed = False
         """The store began anew and has no view yet: whatever the nodes say there is younger than any round."""
@@ -99,6 +102,8 @@ class Board:
         times = []
         if self._enough_since is not None:
             times.append(self._enough_since + self._spec.timing.last_call_timeout)
+            if self._reunion_at is not None:
+                times.append(self._reunion_at)
         if self._waiting_since is not None and view.here != self._here():
             times.append(max(self._waiting_since + self._say_after, self._said_at + SAY_EVERY))
         return min(times) if times else None
@@ -130,12 +135,16 @@ class Board:
         """All are there; or, after the first round, all who are left; or the last call has passed."""
         if len(ready) >= self._spec.max_nodes:
             return True
+        since = now if self._enough_since is None else self._enough_since
+        self._reunion_at = None
         waiting = {info.id for info in ready}
         expected = [n for n in view.roster.nodes if n in self._peers and self._peers[n].state != LEAVING]
         if view.round > 0 and expected and waiting.issuperset(expected):
-            return True
-        since = self._enough_since
-        return since is not None and now >= since + self._spec.timing.last_call_timeout
+            if not self.renewed or now >= since + REUNION or waiting.issuperset(view.roster.nodes):
+                return True
+            # Others of the last round may be on their way to a store that began anew.
+            self._reunion_at = since + REUNION
+        return now >= since + self._spec.timing.last_call_timeout
 
     def _formed(self, view: View, ready: list[NodeInfo]) -> View:
         previous = view.roster if len(view.roster) else ranks.remembered(ready, self._spec.max_nodes)
