@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import uuid
@@ -27,6 +29,8 @@ def _slowness() -> float:
 
 
 FACTOR = _slowness()
+# A shell ignores Ctrl-C for what it starts in the background: not for the launchers under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:
@@ -42,30 +46,30 @@ class Launch:
     Use as a context manager: whatever is still there at the end is killed.
     """
 
-    def __init__(self, *args: str, env: dict[str, str] | None = None, command: list[str] | None = None, **popen: object):
+    def __init__(
+        self, *args: str, env: dict[str, str] | None = None, command: list[str] | None = None, **popen: object
+    ):
         self.mark = uuid.uuid4().hex
         base = {k: v for k, v in os.environ.items() if not k.startswith(("PET_", "TORCHELASTIC_", "SLURM_"))}
         self.lines: list[str] = []
         self.out: list[str] = []
         self._news = threading.Condition()
-        self.process = subprocess.Popen(
-            [*(command or RALLYRUN), *map(str, args)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            env=base | {"OMP_NUM_THREADS": "1", MARK: self.mark} | (env or {}),
-            start_new_session=True,
-            text=True,
-            errors="replace",
-            **popen,  # type: ignore[call-overload]
-        )
+        environ = base | {"OMP_NUM_THREADS": "1", MARK: self.mark} | (env or {})
+        streams = self._start([*(command or RALLYRUN), *map(str, args)], {"env": environ, **popen})
         self.pid = self.process.pid
         self._readers = [
-            threading.Thread(target=self._read, args=(stream, own), daemon=True)
-            for stream, own in ((self.process.stdout, True), (self.process.stderr, False))
+            threading.Thread(target=self._read, args=(stream, own), daemon=True) for stream, own in streams
         ]
         for reader in self._readers:
             reader.start()
+
+    def _start(self, argv: list[str], popen: dict) -> list[tuple]:
+        """Start the process; return the streams to read, and whether each is standard output."""
+        fixed = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        options = {"stdin": subprocess.DEVNULL, "start_new_session": True} | fixed | popen
+        self.process = subprocess.Popen(argv, **options)
+        streams = ((self.process.stdout, True), (self.process.stderr, False))
+        return [(stream, own) for stream, own in streams if stream]
 
     def _read(self, stream, own: bool) -> None:
         for line in stream:
@@ -125,6 +129,32 @@ class Launch:
         self.process.wait()
 
 
+class Terminal(Launch):
+    """A launcher at a terminal of its own: ``type`` is its keyboard, ``lines`` its screen, the last one unfinished."""
+
+    def _start(self, argv: list[str], popen: dict) -> list[tuple]:
+        self._keyboard, line = os.openpty()
+        options = {"stdin": line, "stdout": line, "stderr": line, "start_new_session": True} | popen
+        take_terminal = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # noqa: E731
+        self.process = subprocess.Popen(argv, preexec_fn=take_terminal, **options)
+        os.close(line)
+        return [(self._keyboard, True)]
+
+    def _read(self, stream: int, _own: bool) -> None:
+        screen = ""
+        try:
+            while piece := os.read(stream, 4096):
+                screen += piece.decode(errors="replace").replace("\r\n", "\n")
+                with self._news:
+                    self.lines = self.out = screen.split("\n")
+                    self._news.notify_all()
+        except OSError:
+            pass  # EIO: nobody has the other end any more
+
+    def type(self, text: str) -> None:
+        os.write(self._keyboard, text.encode())
+
+
 def carriers(mark: str) -> dict[int, str]:
     found = {}
     for folder in Path("/proc").iterdir():
@@ -155,13 +185,20 @@ def wait_until(condition, limit: float = 10.0, what: str = "it"):
 
 
 def script(folder: Path, text: str, name: str = "worker.py") -> str:
-    """Write a worker program and return its path. It has ``os, sys, time, signal`` and ``say``."""
+    """Write a worker program and return its path.
+
+    It has ``json, os, signal, sys, time``; ``rank, world, count``; ``say``; and ``meet``, which waits for all.
+    """
     path = folder / name
     head = (
         "import json, os, signal, sys, time\n"
         "rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])\n"
         "count = int(os.environ['TORCHELASTIC_RESTART_COUNT'])\n"
         "def say(*words): sys.stdout.write(' '.join(map(str, words)) + '\\n'); sys.stdout.flush()\n"
+        "def meet():\n"
+        "    here = os.path.dirname(os.path.abspath(__file__))\n"
+        "    open(f'{here}/met.{count}.{rank}', 'w').close()\n"
+        "    while not all(os.path.exists(f'{here}/met.{count}.{r}') for r in range(world)): time.sleep(0.005)\n"
     )
     path.write_text(head + text)
     return str(path)

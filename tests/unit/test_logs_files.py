@@ -123,8 +123,8 @@ def test_last_lines_of_two_streams_in_order_of_arrival():
     recent.add("err", b"warning\n")
     recent.add("out", b"ep 2\n")
     recent.add("err", b"Trace\xff")
-    assert readable(recent.lines(), 10) == ("step 1", "warning", "step 2", "Trace\ufffd")
-    assert readable(recent.lines(), 2) == ("step 2", "Trace\ufffd")
+    assert readable(recent.lines(10)) == ("step 1", "warning", "step 2", "Trace\ufffd")
+    assert readable(recent.lines(2)) == ("step 2", "Trace\ufffd")
 
 
 def test_last_lines_are_bounded():
@@ -132,12 +132,23 @@ def test_last_lines_are_bounded():
     for number in range(10_000):
         recent.add("out", b"line %d\n" % number)
     recent.add("out", b"y" * 10 * KEPT + b"\nend\n")
-    lines = readable(recent.lines(), 20)
+    lines = readable(recent.lines(20))
     assert lines[-1] == "end"
     assert len(lines[-2]) == WIDTH
     assert lines[-2].endswith("...")
-    assert recent._size < 2 * KEPT
+    assert sum(recent._sizes.values()) < 2 * KEPT
+
+
+def test_a_busy_stream_leaves_half_of_the_lines_to_a_quiet_one():
+    recent = Recent()
+    recent.add("err", b"".join(b"error %d\n" % number for number in range(12)))
+    for number in range(10_000):
+        recent.add("out", b"line %d\n" % number)
+    lines = readable(recent.lines(10))
+    assert lines == (*(f"error {n}" for n in range(7, 12)), *(f"line {n}" for n in range(9995, 10_000)))
+    recent.add("err", b"the end")
+    assert readable(recent.lines(4)) == ("error 11", "line 9998", "line 9999", "the end")
 
 
 def test_progress_bars_are_reduced_to_their_last_state():
-    assert readable([b"\r 1%\r 2%\r 99%", b"dos\r"], 5) == (" 99%", "dos")
+    assert readable([b"\r 1%\r 2%\r 99%", b"dos\r"]) == (" 99%", "dos")

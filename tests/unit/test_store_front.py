@@ -67,7 +67,7 @@ def test_after_a_loss_reads_are_asked_again_and_writes_answer_an_error():
     desk.front.swap("k", 0, 1, replies.append)
     desk.front.lease("l", 5, 1, replies.append)
     desk.front.read("", replies.append)
-    desk.front._lost("cut")
+    desk.front._lost("cut", 0.0)
     desk.front.swap("later", 0, 1, replies.append)
     assert [r.error for r in replies] == ["the connection was lost before the answer came (cut)"] * 2
     desk.up(resumed=True)
@@ -85,7 +85,7 @@ def test_a_watch_tells_what_vanished_and_what_changed_meanwhile_and_nothing_else
     desk.up()
     same, old = Entry("n/same", 1, 1, 1), Entry("n/old", 1, 2, 2)
     desk.front._receive(Listing(1, 3, (old, same, Entry("n/gone", 1, 3, 3))))
-    desk.front._lost("cut")
+    desk.front._lost("cut", 0.0)
     desk.up(resumed=True)
     new = Entry("n/old", 2, 6, 2)
     desk.front._receive(Listing(1, 9, (new, same)))
@@ -97,7 +97,7 @@ def test_another_store_tells_all_anew_even_at_smaller_revisions():
     desk.front.watch("", 50, seen.append)
     desk.up(epoch=100)
     desk.front._receive(Listing(1, 300, (Entry("a", 1, 200, 200), Entry("b", 1, 300, 300))))
-    desk.front._lost("cut")
+    desk.front._lost("cut", 0.0)
     desk.up(epoch=5)
     desk.front._receive(Listing(1, 7, (Entry("a", "new", 7, 7),)))
     assert [(e.key, e.value) for e in seen[2:]] == [("b", None), ("a", "new")]
@@ -206,7 +206,7 @@ class World:
         self.deliver()
         for number, session in self.sessions.items():
             if not session.live:  # expired: the connection goes, and comes back
-                self.desks[number].front._lost("expired")
+                self.desks[number].front._lost("expired", 0.0)
                 self.connect(number)
         self.deliver()
 
@@ -236,7 +236,7 @@ class World:
     def cut(self, number, noticed):
         if noticed:
             self.send(self.state.leave(self.sessions[number], False, "cut", self.now))
-        self.desks[number].front._lost("cut")
+        self.desks[number].front._lost("cut", 0.0)
         self.connect(number)
 
     def tick(self, seconds):

@@ -122,10 +122,10 @@ class Agent:
                 self._serving = self._served = self.info.round  # the worker store is to be where we are
             self.info = self.info.replace(address=event.address, **self._remembered)
 
-    def _store_lost(self, _event: StoreLost, now: float) -> None:
+    def _store_lost(self, event: StoreLost, now: float) -> None:
         self._connected = False
         if self._fence_at is None and not self._fenced:
-            self._fence_at = now + self._spec.timing.lease
+            self._fence_at = now + max(0.0, self._spec.timing.lease - event.silent)
 
     def _serving_seen(self, event: Serving, _now: float) -> None:
         self._served = event.round

@@ -40,6 +40,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._poll = self._epoll.poll
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._always: set[int] = set()  # regular files: epoll refuses them, they never block
@@ -90,21 +91,25 @@ class Loop:
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait at most ``timeout`` seconds (None: until something happens), then run what is due."""
-        for fd, mask in self._epoll.poll(self._patience(timeout)):
+        # This is the path of every request to the worker store: what there is none of costs nothing.
+        rest = self._soon or self._always or self._timers
+        for fd, mask in self._poll(self._patience(timeout) if rest or timeout is not None else -1.0):
             # A callback may have removed a descriptor that this batch still names.
             if mask & _READ and (call := self._readers.get(fd)):
                 call()
             if mask & _WRITE and (call := self._writers.get(fd)):
                 call()
-        for fd in tuple(self._always):
-            if call := self._readers.get(fd) or self._writers.get(fd):
-                call()
+        if self._always:
+            for fd in tuple(self._always):
+                if call := self._readers.get(fd) or self._writers.get(fd):
+                    call()
         while self._timers and (self._timers[0].call is None or self._timers[0].when <= monotonic()):
             if due := heapq.heappop(self._timers).call:
                 due()
-        calls, self._soon = self._soon, []
-        for call in calls:
-            call()
+        if self._soon:
+            calls, self._soon = self._soon, []
+            for call in calls:
+                call()
 
     def run_until(self, done: Callable[[], object], limit: float | None = None) -> bool:
         """Turn until ``done()`` is true; False if ``limit`` seconds passed first."""

@@ -21,6 +21,7 @@ class RunDirectory:
     def __init__(self, base: str | None, run_id: str) -> None:
         if base is not None:
             try:
+                base = os.path.abspath(base)  # a worker may change its directory
                 os.makedirs(base, exist_ok=True)
             except OSError as error:
                 raise UsageError("--log-dir", base, f"it cannot be made: {_words(error)}") from None
@@ -81,10 +82,10 @@ def _make_unique(base: str, name: str) -> str:
 def _make_temporary() -> str:
     """Do as ``tempfile.mkdtemp``, whose import (random, hashlib) the launch path does not pay for."""
     problem: OSError | None = None
-    for base in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.getcwd()):
+    for base in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "."):
         try:
             if base:
-                return _make_unique(base, "rallypoint")
+                return _make_unique(os.path.abspath(base), "rallypoint")
         except OSError as error:
             problem = error
     raise problem or OSError("no temporary directory")

@@ -99,7 +99,7 @@ class Logs:
         """Return its last lines, oldest first, both streams in order of arrival; () once it is finished."""
         if (connection := self._workers.get(worker)) is None:
             return ()
-        return readable(connection.recent.lines(), count)
+        return readable(connection.recent.lines(count))
 
     def finish(self, worker: WorkerId) -> None:
         """Drain, end unfinished lines, and close all that is open for the worker, if it is still known."""

@@ -83,9 +83,10 @@ class StoreTried(Event):
 
 
 class StoreLost(Event):
-    """The store is out of reach; our lease may be running out."""
+    """The store is out of reach, and was last heard of ``silent`` seconds ago; our lease is running out."""
 
     reason: str
+    silent: float = 0.0
 
 
 class StoreBack(Event):

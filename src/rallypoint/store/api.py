@@ -81,8 +81,8 @@ class StoreWatcher(Protocol):
     def store_tried(self, where: str, reason: str, attempt: int) -> None:
         """An attempt to connect failed; the store tries again by itself."""
 
-    def store_lost(self, reason: str) -> None:
-        """The connection is gone; the store reconnects by itself."""
+    def store_lost(self, reason: str, silent: float) -> None:
+        """The connection is gone, nothing having been heard for ``silent`` seconds; the store reconnects by itself."""
 
     def store_refused(self, field: str, mine: str, theirs: str) -> None:
         """The store will not serve this node (other run id, other version, other terms): final."""

@@ -74,10 +74,10 @@ class TcpStore(Front):
         self._link = None
         self._refuse(refusal.field, refusal.mine, refusal.theirs)
 
-    def link_ended(self, reason: str) -> None:
+    def link_ended(self, reason: str, silent: float) -> None:
         self._link = None
         if self._carry is not None:
-            self._lost(reason)
+            self._lost(reason, silent)
         else:
             tried = self._trying.pop(0)
             self._tell_failure(reason if tried == self._host else f"{tried}: {reason}")

@@ -96,10 +96,10 @@ class Front:
                 if not self._closed:
                     found.tell(entry)
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, silent: float) -> None:
         """The carrier is gone: writes that may have been carried out answer ``error``, reads will be asked again."""
         self._carry = None
-        self._watcher.store_lost(reason)
+        self._watcher.store_lost(reason, silent)
         for call in [c for c in self._calls.values() if c.sent]:
             call.sent = False
             if type(call.request) is not Read:

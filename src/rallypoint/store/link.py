@@ -36,7 +36,7 @@ class LinkUser(Protocol):
 
     def link_refused(self, refusal: Refusal) -> None: ...
 
-    def link_ended(self, reason: str) -> None:
+    def link_ended(self, reason: str, silent: float) -> None:
         """The attempt failed, or the connection that was up is gone."""
 
 
@@ -210,7 +210,7 @@ class Link:
             return
         self._ended = True
         self._release()
-        self._user.link_ended(reason)
+        self._user.link_ended(reason, self._reactor.now() - self._heard if self._up else 0.0)
 
     def _cancel(self) -> None:
         if self._timer is not None:
