@@ -121,11 +121,13 @@ class Launch:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        for pid in self.alive():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        # Again until nothing is found: a launcher may have been starting a worker at the first look.
+        while found := self.alive():
+            for pid in found:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         self.process.wait()
 
 

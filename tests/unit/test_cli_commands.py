@@ -29,7 +29,7 @@ def runs(monkeypatch):
 
     found = Runs()
 
-    def run(spec, notices=()):
+    def run(spec, notices=(), observers=()):
         found.append((spec, notices))
         if isinstance(found.ending, BaseException):
             raise found.ending
@@ -179,7 +179,8 @@ COST = """
 import sys, time
 import rallypoint.model.spec, rallypoint.net  # whatever starts a run needs these
 before = time.process_time()
-from rallypoint.cli.rallyrun import parse, settle
+from rallypoint.cli.parse import parse
+from rallypoint.cli.settings import settle
 import os
 settle(parse(["--nproc-per-node", "1", "--no-python", "true"], os.environ), os.environ)
 print(time.process_time() - before)

@@ -64,6 +64,9 @@ GOLDEN = [
     ("--local-addr 10.0.0.1 train.py", {"local_addr": "10.0.0.1"}),
     ("--local-addr '[fd00::1]' train.py", {"local_addr": "fd00::1"}),
     ("--virtual-local-rank train.py", {"virtual_local_rank": True}),
+    ("--numa-binding core-complex train.py", {"numa": "core-complex"}),
+    ("--devices 3 train.py", {"devices": ("3",)}),
+    ("--devices 1,3 --virtual-local-rank train.py", {"devices": ("1", "3"), "nproc": 2, "virtual_local_rank": True}),
     # one node alone
     ("--standalone train.py", {}),
     ("--nnodes 1:1 --rdzv-backend static train.py", {}),
@@ -178,7 +181,7 @@ SAMPLES = {
     "signals_to_handle": "SIGTERM", "forward_signals": "USR1", "log_dir": "d", "redirects": "1", "tee": "0:3",
     "local_ranks_filter": "0", "duplicate_stdout_filters": "a,,b", "duplicate_stderr_filters": "c",
     "logs": "inherit", "log_format": "json", "numa_binding": "node", "monitor_interval": "1", "start_method": "fork",
-    "event_log_handler": "null", "logs_specs": "s",
+    "event_log_handler": "console", "logs_specs": "s", "devices": "1,3", "omp": "auto",
     "module": "", "no_python": "", "run_path": "", "use_env": "", "standalone": "", "virtual_local_rank": "",
 }  # fmt: skip
 OPTIONS = [o for o in options(legacy=True) if o.kind in (VALUE, FLAG)]
@@ -233,7 +236,15 @@ def test_the_legacy_form_passes_the_local_rank():
     ("line", "environ", "notices"),
     [
         ("--nproc-per-node 2 train.py", {"OMP_NUM_THREADS": None},
-         ["OMP_NUM_THREADS is not set: each of the 2 workers here gets OMP_NUM_THREADS=1"]),
+         ["OMP_NUM_THREADS is not set: each of the 2 workers here gets OMP_NUM_THREADS=1 "
+          "(--omp auto: its share of the cores)"]),
+        ("--nproc-per-node 2 --omp auto train.py", {"OMP_NUM_THREADS": None}, []),
+        ("--nproc-per-node 2 --omp auto train.py", {"OMP_NUM_THREADS": "4"},
+         ["--omp has no effect: OMP_NUM_THREADS=4 is set"]),
+        ("--nproc-per-node 1 --devices 1,GPU-5a train.py", {},
+         ["--devices names 2 devices; only the first 1 of them are used"]),
+        ("--devices 1,3 train.py", {},
+         ["--devices: each worker sees one device, its number 0; with --virtual-local-rank so is LOCAL_RANK"]),
         ("train.py", {"OMP_NUM_THREADS": None}, []),
         ("--nproc-per-node 2 train.py", {"OMP_NUM_THREADS": "4"}, []),
         ("--start-method fork train.py", {},
@@ -260,3 +271,24 @@ def test_the_legacy_form_passes_the_local_rank():
 def test_what_is_said_in_vain_is_told(line, environ, notices):
     environ = {k: v for k, v in ({"OMP_NUM_THREADS": "1"} | environ).items() if v is not None}
     assert list(settle(parse(shlex.split(line), environ), environ).notices) == notices
+
+
+@pytest.mark.parametrize(
+    ("line", "environ", "omp", "variable"),
+    [
+        ("train.py", {}, "1", None),
+        ("--omp auto train.py", {}, "auto", None),
+        ("--omp 1 train.py", {}, "1", "1"),  # said: for a single worker too
+        ("--omp 4 train.py", {}, "4", "4"),
+        ("--omp 4 train.py", {"OMP_NUM_THREADS": "2"}, "4", "2"),
+        ("train.py", {"PET_OMP": "3"}, "3", "3"),
+    ],
+)
+def test_threads(line, environ, omp, variable):
+    spec = settle(parse(shlex.split(line), environ), environ).spec
+    assert (spec.omp, spec.environ.get("OMP_NUM_THREADS")) == (omp, variable)
+
+
+def test_the_event_handler_is_handed_on():
+    assert settings_of("train.py").event_log == "null"
+    assert settings_of("--event-log-handler console train.py").event_log == "console"

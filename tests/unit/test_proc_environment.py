@@ -42,10 +42,10 @@ CONTRACT = {
 }
 
 
-def make(environ=None, assignment=ASSIGNMENT, **changes):
+def make(environ=None, assignment=ASSIGNMENT, cores=0, **changes):
     options = {"hook": False, "run_id": "job-1", "max_restarts": 5, "nproc": 2} | changes
     spec = Spec(argv=("python", "-u", "train.py"), environ=environ or {}, **options)
-    return worker_environment(spec, assignment, "/logs/error.json", "m1", "/hook")
+    return worker_environment(spec, assignment, "/logs/error.json", "m1", "/hook", cores)
 
 
 def test_the_contract_to_the_letter():
@@ -94,6 +94,27 @@ def test_virtual_local_rank_without_enough_devices_says_so():
         make({"CUDA_VISIBLE_DEVICES": "4"}, virtual_local_rank=True)
 
 
+def test_omp_auto_is_the_workers_share_of_the_cores():
+    assert make(omp="auto", cores=6)["OMP_NUM_THREADS"] == "6"
+    assert make(omp="auto", cores=6, nproc=1)["OMP_NUM_THREADS"] == "6"
+    assert make({"OMP_NUM_THREADS": "2"}, omp="auto", cores=6)["OMP_NUM_THREADS"] == "2"
+    assert make(omp="3")["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+def test_each_worker_sees_its_own_of_the_devices(virtual):
+    env = make({"CUDA_VISIBLE_DEVICES": "7"}, devices=("1", "GPU-5a"), virtual_local_rank=virtual)
+    assert env["CUDA_VISIBLE_DEVICES"] == "GPU-5a"
+    assert env["LOCAL_RANK"] == ("0" if virtual else "1")
+    xpu = make(devices=("xpu:1", "xpu:3"))
+    assert xpu["ZE_AFFINITY_MASK"] == "3" and "CUDA_VISIBLE_DEVICES" not in xpu
+
+
+def test_fewer_devices_than_workers_says_so():
+    with pytest.raises(UsageError, match=r"--devices: '4' .*--devices needs a device for each of the 2 workers"):
+        make(devices=("4",))
+
+
 @pytest.mark.parametrize(
     ("old", "path", "kept"), [(None, "/hook", None), ("", "/hook", ""), ("/a:/b", "/hook:/a:/b", "/a:/b")]
 )
@@ -110,4 +131,4 @@ def test_within_a_worker_of_another_launcher_the_marks_form_a_path():
 
 def test_exactly_the_macro_is_replaced_in_arguments():
     spec = Spec(argv=("${local_rank}", "x${local_rank}y${local_rank}", "$$", "$local_rank", "${other}"), environ={})
-    assert worker_argv(spec, 3) == ["${local_rank}", "x3y3", "$$", "$local_rank", "${other}"]
+    assert worker_argv(spec, 3) == ["3", "x3y3", "$$", "$local_rank", "${other}"]

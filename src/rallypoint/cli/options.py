@@ -85,8 +85,8 @@ NODES = (
         "--nproc-per-node",
         "N",
         "1",
-        "Workers on this node: a number, cpu (one for each core allowed), gpu (one for each GPU visible), "
-        "auto (gpu if there is one, else cpu).",
+        "Workers on this node: a number, cpu (one for each core allowed), gpu or xpu (one for each NVIDIA or Intel GPU "
+        "visible), auto (the first of gpu, xpu, cpu that there is).",
     ),
     Option(
         "--node-rank",
@@ -246,6 +246,12 @@ LOGS = (
         origin=OWN,
     ),
     Option(
+        "--event-log-handler",
+        "NAME",
+        "null",
+        "Where events in torch's form go: null, console, or the name of an entry point of torchrun.event_handlers.",
+    ),
+    Option(
         "--verbose",
         "",
         "",
@@ -281,11 +287,28 @@ DEVICES = (
         kind=FLAG,
     ),
     Option(
+        "--devices",
+        "LIST",
+        "",
+        "GPUs to share out, as 1,3,5: worker i of this node sees the i-th of them alone. Their number is the number of "
+        "workers unless --nproc-per-node says less.",
+        origin=OWN,
+    ),
+    Option(
         "--numa-binding",
         "MODE",
         "",
-        "Not available in this version: refused.",
+        "Bind each worker to the CPUs of its GPU's NUMA node (node), socket, its own cores of the node (exclusive) or "
+        "cores that share a cache (core-complex). Without GPUs workers are spread over the nodes.",
         choices=("node", "socket", "exclusive", "core-complex"),
+    ),
+    Option(
+        "--omp",
+        "N",
+        "1",
+        "OMP_NUM_THREADS of the workers if it is not set: a number, or auto: the cores allowed, divided by the "
+        "workers. A single worker gets none unless this is said.",
+        origin=OWN,
     ),
 )
 
@@ -302,12 +325,6 @@ COMPATIBILITY = (
         "spawn",
         "Without effect on programs: it concerns Python functions.",
         choices=("spawn", "fork", "forkserver"),
-    ),
-    Option(
-        "--event-log-handler",
-        "NAME",
-        "null",
-        "Only null in this version; others are refused.",
     ),
     Option(
         "--logs-specs",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-from rallypoint.cli.parse import parse
-from rallypoint.cli.settings import settle
 from rallypoint.model import exits
 from rallypoint.model.errors import RallypointError, UsageError
 
@@ -14,6 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rallypoint.cli.settings import Settings
+    from rallypoint.driver.node import Observer
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN)
 INTERRUPTED = exits.SIGNAL_BASE + 2
 """Ctrl-C before the run had begun."""
 
@@ -29,6 +32,10 @@ def launch(argv: Sequence[str], name: str, legacy: bool = False) -> int:
 
 
 def _launch(argv: Sequence[str], name: str, legacy: bool) -> int:
+    # From here on Ctrl-C finds the guard, not Python's own traceback.
+    from rallypoint.cli.parse import parse
+    from rallypoint.cli.settings import settle
+
     given = parse(argv, os.environ, legacy)
     if given.flag("help"):
         from rallypoint.cli.help import render
@@ -42,7 +49,15 @@ def _launch(argv: Sequence[str], name: str, legacy: bool) -> int:
     _hold_standard_streams()
     from rallypoint.driver import run
 
-    return run(settings.spec, settings.notices).exit_code
+    return run(settings.spec, settings.notices, _observers(settings)).exit_code
+
+
+def _observers(settings: Settings) -> tuple[Observer, ...]:
+    if settings.event_log == "null":
+        return ()
+    from rallypoint.observe.torch_events import TorchEvents
+
+    return (TorchEvents(settings.spec, settings.event_log),)
 
 
 def _hold_standard_streams() -> None:
@@ -74,7 +89,10 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         _say(f"{name}: error: {error}")
         return error.exit_code
     except Exception as error:
-        _say(f"{name}: internal error: {type(error).__name__}: {error} ({_keep_traceback()})")
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            _say(f"{name}: error: this machine gives no more: {error.strerror}; see ulimit -a")
+        else:
+            _say(f"{name}: internal error: {type(error).__name__}: {error} ({_keep_traceback()})")
         return exits.LAUNCHER_ERROR
 
 

@@ -15,20 +15,15 @@ import os
 from rallypoint.cli import convert
 from rallypoint.model.errors import UsageError
 from rallypoint.model.spec import DEFAULT_MASTER_PORT, DEFAULT_STORE_PORT, Timing
+from rallypoint.model.terms import BACKENDS, KEYS, LATER, timing
 from rallypoint.model.value import Value
 from rallypoint.net import join_endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from rallypoint.cli.parse import Given
 
-_BACKENDS = {"c10d": "tcp", "tcp": "tcp", "static": "static", "memory": "memory"}
-_LATER = ("etcd", "etcd-v2", "file")
 _KEYS_LATER = ("protocol", "ssl_cert", "ssl_cert_key", "ca_cert", "etcd_prefix")
-_SECONDS = ("join_timeout", "last_call_timeout", "close_timeout", "read_timeout", "keep_alive_interval")
-_KEYS = (*_SECONDS, "keep_alive_max_attempt", "timeout", "is_host", "rank", "store_type", "heartbeat_timeout")
 
 
 class Rendezvous(Value):
@@ -56,7 +51,7 @@ def rendezvous(given: Given, max_nodes: int) -> tuple[Rendezvous, list[str]]:
         run_id=_run_id(given, backend),
         node_rank=_node_rank(given, conf, backend, max_nodes),
         is_host=host if backend == "tcp" else None,
-        timing=_timing(where, conf),
+        timing=timing(where, conf),
     )
     return fixed, vain
 
@@ -67,11 +62,11 @@ def _backend(given: Given, max_nodes: int) -> str:
         if max_nodes > 1:
             raise given.wrong("nnodes", "it is 1 with --standalone, which is for one node")
         return "memory"
-    if name in _LATER:
+    if name in LATER:
         raise given.wrong("rdzv_backend", "not available in this version; c10d and static are")
-    if name not in _BACKENDS:
+    if name not in BACKENDS:
         raise given.wrong("rdzv_backend", "it is c10d or static (etcd, etcd-v2 and file are not available yet)")
-    backend = _BACKENDS[name]
+    backend = BACKENDS[name]
     if max_nodes == 1 and _no_place_to_meet(given, backend):
         return "memory"
     if backend == "memory" and max_nodes > 1:
@@ -139,26 +134,11 @@ def _conf(given: Given) -> dict[str, str]:
     for key, value in conf.items():
         if key in _KEYS_LATER:
             raise UsageError(f"{where} {key}", value, "etcd is not available in this version")
-        if key not in _KEYS:
-            raise UsageError(f"{where} {key}", value, "there is no such key; there are " + ", ".join(_KEYS))
+        if key not in KEYS:
+            raise UsageError(f"{where} {key}", value, "there is no such key; there are " + ", ".join(KEYS))
     if conf.get("store_type", "tcp").lower() != "tcp":
         raise UsageError(f"{where} store_type", conf["store_type"], "it is tcp; file is not available in this version")
     return conf
-
-
-def _timing(where: str, conf: dict[str, str]) -> Timing:
-    times: dict[str, Any] = {
-        key: convert.seconds(f"{where} {key}", conf[key], zero=key == "last_call_timeout")
-        for key in _SECONDS
-        if key in conf
-    }
-    if "keep_alive_max_attempt" in conf:
-        times["keep_alive_max_attempt"] = convert.whole(
-            f"{where} keep_alive_max_attempt", conf["keep_alive_max_attempt"], 1
-        )
-    if "timeout" in conf:
-        times.setdefault("join_timeout", convert.seconds(f"{where} timeout", conf["timeout"]))
-    return Timing(**times)
 
 
 def _vain(given: Given, backend: str, conf: dict[str, str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rallypoint.cli import convert
 from rallypoint.cli.command import worker_command
-from rallypoint.cli.devices import worker_count
+from rallypoint.cli.devices import share_out
 from rallypoint.cli.parse import MisuseError
 from rallypoint.cli.rendezvous import rendezvous
+from rallypoint.model.errors import UsageError
 from rallypoint.model.spec import LogSpec, Spec
 from rallypoint.model.value import Value
 
@@ -18,17 +19,21 @@ if TYPE_CHECKING:
 
 
 class Settings(Value):
-    """A validated ``spec``, and ``notices``: one line each that the user should read once."""
+    """A validated ``spec``, and ``notices``: one line each that the user should read once.
+
+    ``event_log`` names the handler of events in torch's form.
+    """
 
     spec: Spec
     notices: tuple[str, ...] = ()
+    event_log: str = "null"
 
 
 def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Settings:
     """Return the settings of a run. Raises UsageError; nothing has been started or opened then."""
     _refuse_later(given)
     min_nodes, max_nodes = convert.nodes(given.where("nnodes"), given.text("nnodes"))
-    nproc = worker_count(given.where("nproc_per_node"), given.text("nproc_per_node"), environ)
+    nproc, devices = share_out(given, environ)
     meeting, notices = rendezvous(given, max_nodes)
     if meeting.backend == "static" and min_nodes != max_nodes:
         raise given.wrong("nnodes", "it is one number with --rdzv-backend static; c10d takes MIN:MAX")
@@ -36,7 +41,7 @@ def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Se
     handled, forwarded = _signals(given)
     spec = Spec(
         argv=argv,
-        environ=dict(environ),
+        environ=_environ(given, environ),
         hook=hook,
         run_id=meeting.run_id,
         role=given.text("role"),
@@ -57,18 +62,48 @@ def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Se
         verbosity=given.count("verbose"),
         log_format=given.text("log_format"),
         color=_color(environ),
+        numa=given.text("numa_binding") or None,
+        devices=devices,
+        omp=_omp(given),
     )
-    return Settings(spec.validate(), (*notices, *_notices(given, environ, nproc)))
+    return Settings(spec.validate(), (*notices, *_notices(given, environ, spec)), _event_log(given))
 
 
 def _refuse_later(given: Given) -> None:
     """Refuse what a later version brings."""
-    for dest in ("numa_binding", "logs_specs"):
-        if given.said(dest):
-            raise given.wrong(dest, "not available in this version, leave it out")
-    if given.text("event_log_handler") != "null":
-        raise given.wrong("event_log_handler", "only null is available in this version")
+    if given.said("logs_specs"):
+        raise given.wrong("logs_specs", "not available in this version, leave it out")
     convert.seconds(given.where("monitor_interval"), given.text("monitor_interval"), zero=True)
+
+
+def _event_log(given: Given) -> str:
+    """Return the name of a handler that exists."""
+    name = given.text("event_log_handler")
+    if name != "null":
+        from rallypoint.observe.handlers import get_logging_handler
+
+        try:
+            get_logging_handler(name)
+        except KeyError as error:
+            raise given.wrong("event_log_handler", str(error.args[0])) from None
+    return name
+
+
+def _omp(given: Given) -> str:
+    text = given.text("omp").strip()
+    if text != "auto":
+        try:
+            convert.whole(given.where("omp"), text, 1)
+        except UsageError:
+            raise given.wrong("omp", "it is a number, 1 or more, or auto") from None
+    return text
+
+
+def _environ(given: Given, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the launcher's environment; a number of threads that was asked for holds for a single worker too."""
+    if given.said("omp") and _omp(given) != "auto" and "OMP_NUM_THREADS" not in environ:
+        return {**environ, "OMP_NUM_THREADS": _omp(given)}
+    return dict(environ)
 
 
 def _local_addr(given: Given) -> str | None:
@@ -127,10 +162,25 @@ def _color(environ: Mapping[str, str]) -> bool | None:
     return True if environ.get("FORCE_COLOR") else None
 
 
-def _notices(given: Given, environ: Mapping[str, str], nproc: int) -> list[str]:
+def _notices(given: Given, environ: Mapping[str, str], spec: Spec) -> list[str]:
     notices = []
-    if nproc > 1 and "OMP_NUM_THREADS" not in environ:
-        notices.append(f"OMP_NUM_THREADS is not set: each of the {nproc} workers here gets OMP_NUM_THREADS=1")
+    threads = environ.get("OMP_NUM_THREADS")
+    if given.said("omp"):
+        if threads is not None:
+            notices.append(f"{given.where('omp')} has no effect: OMP_NUM_THREADS={threads} is set")
+    elif spec.nproc > 1 and threads is None:
+        notices.append(
+            f"OMP_NUM_THREADS is not set: each of the {spec.nproc} workers here gets OMP_NUM_THREADS=1 "
+            "(--omp auto: its share of the cores)"
+        )
+    if spec.devices is not None:
+        where, count = given.where("devices"), len(spec.devices)
+        if count > spec.nproc:
+            notices.append(f"{where} names {count} devices; only the first {spec.nproc} of them are used")
+        if spec.nproc > 1 and not spec.virtual_local_rank:
+            notices.append(
+                f"{where}: each worker sees one device, its number 0; with --virtual-local-rank so is LOCAL_RANK"
+            )
     if given.text("start_method") != "spawn":
         notices.append(f"{given.where('start_method')} has no effect: it concerns Python functions, not programs")
     return notices

@@ -35,10 +35,24 @@ from rallypoint.model.result import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
+    from rallypoint.driver.loop import Loop
     from rallypoint.model.order import Join, Lead, Leave, Propose, Publish
     from rallypoint.model.spec import Spec
     from rallypoint.store.api import Entry, Reply, Store
+
+    class Stranger(Protocol):
+        """What stands in for the coordinator and its store where somebody else says how nodes meet."""
+
+        store: object
+
+        def begin(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    Meet = Callable[[Spec, str, Loop, Callable[[Event], None], Callable[[str], None]], Stranger]
+    """(spec, name of this node, loop, where events go, where warnings go) -> who carries out the orders."""
 
 
 class Coordinator:
@@ -59,6 +73,7 @@ class Coordinator:
         self._gathered: dict[str, Entry] = {}
         self._watching_peers = False
         self._leading = False
+        self._fresh = False
         self._view_told = -1
         self._published = 0
 
@@ -87,8 +102,10 @@ class Coordinator:
         where = self._spec.local_addr or address or "127.0.0.1"
         if self._spec.backend == "static" and self._spec.node_rank == 0:
             where = self._spec.endpoint.rpartition(":")[0].strip("[]")
-        back = StoreBack(fresh, where)
-        if fresh:
+        # Asked again if the answer was lost: a node that was not checked has not joined.
+        self._fresh = self._fresh or fresh
+        back = StoreBack(self._fresh, where)
+        if self._fresh:
             self._view_told = -1
             self.store.swap("job", 0, self._job, lambda reply: self._job_known(reply, back))
         else:
@@ -97,8 +114,8 @@ class Coordinator:
     def store_tried(self, where: str, reason: str, attempt: int) -> None:
         self._emit(StoreTried(where, reason, attempt))
 
-    def store_lost(self, reason: str) -> None:
-        self._emit(StoreLost(reason))
+    def store_lost(self, reason: str, silent: float) -> None:
+        self._emit(StoreLost(reason, silent))
 
     def store_refused(self, field: str, mine: str, theirs: str) -> None:
         self._emit(Refused(field, mine, theirs))
@@ -114,6 +131,7 @@ class Coordinator:
                     self.store.swap(f"refused/{self._node}", 0, facts, _heard)
                     self._emit(Refused(**facts))
                     return
+        self._fresh = False
         self._emit(back)
 
     # -- orders

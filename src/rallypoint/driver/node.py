@@ -16,28 +16,36 @@ import rallypoint
 from rallypoint.c10d.server import WorkerStore
 from rallypoint.core.agent import Agent
 from rallypoint.driver.coordinator import Coordinator
+from rallypoint.driver.programs import Commands, Functions
+from rallypoint.driver.services import Services
 from rallypoint.driver.signals import SignalTrap
-from rallypoint.driver.stores import open_store
+from rallypoint.driver.stores import C10D_FIRST_BYTE, open_store
 from rallypoint.logs.logs import Logs
 from rallypoint.model import event as events
 from rallypoint.model import order as orders
 from rallypoint.model.errors import UsageError
 from rallypoint.model.node import NodeInfo
-from rallypoint.net import Listener, listen
-from rallypoint.proc.environment import worker_argv, worker_environment
+from rallypoint.net import listen
+from rallypoint.proc.environment import worker_environment
 from rallypoint.proc.errorfile import read_error
 from rallypoint.proc.processes import Processes
+from rallypoint.store.door import Door
+from rallypoint.store.resolve import numeric
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from rallypoint.driver.coordinator import Meet, Stranger
     from rallypoint.driver.loop import Loop
     from rallypoint.model.event import Event
-    from rallypoint.model.order import Order
+    from rallypoint.model.order import Decision, Order
     from rallypoint.model.result import Outcome, WorkerId
     from rallypoint.model.spec import Spec
     from rallypoint.observe.messages import Messages
+    from rallypoint.proc.pack import Packed
+
+    Observer = Callable[[Decision], None]
 
 HOOK_DIR = os.path.join(os.path.dirname(rallypoint.__file__), "worker", "hook")
 
@@ -50,45 +58,67 @@ def node_name() -> str:
 class Node:
     """One launcher. ``run`` returns how the run ended here; ``close`` releases everything, in any state.
 
-    ``logs`` is where the workers' output goes, ``messages`` the observer that speaks to people.
+    ``logs`` is where the workers' output goes, ``messages`` the observer that speaks to people;
+    other ``observers`` are shown every decision too. ``meet`` makes a coordinator that brings its own store.
+    ``packed`` is ``spec.call``, ready for the workers, if there is one.
     """
 
-    def __init__(self, spec: Spec, name: str, loop: Loop, logs: Logs, messages: Messages) -> None:
-        self._spec = spec
+    def __init__(
+        self,
+        spec: Spec,
+        name: str,
+        loop: Loop,
+        logs: Logs,
+        messages: Messages,
+        observers: Sequence[Observer] = (),
+        meet: Meet | None = None,
+        packed: Packed | None = None,
+    ) -> None:
         self._loop = loop
         self._logs = logs
         self._messages = messages
+        self._mark = os.urandom(8).hex()
+        self._services = Services(spec, loop, self._mark, self._warn)
+        self._spec = spec = self._services.spec
+        self._observers: tuple[Observer, ...] = (self._services, *observers)
         self._queue: deque[Event] = deque()
         self.outcome: Outcome | None = None
         info = NodeInfo(name, os.uname().nodename, "", spec.nproc, role=spec.role, node_rank=spec.node_rank)
         self._agent = Agent(spec, info)
-        self._mark = os.urandom(8).hex()
-        self._processes = Processes(loop, self._enriched, self._mark)
+        processes = self._processes = Processes(loop, self._enriched, self._mark)
+        self._program: Commands | Functions = (
+            Functions(loop, processes, packed, self._enriched) if packed else Commands(spec, processes)
+        )
         self._worker_store = WorkerStore(loop, self._warn)
-        self._worker_listener: Listener | None = None
+        self._worker_door: Door | None = None
         self._error_files: dict[WorkerId, str] = {}
         self._starts: dict[int, int] = {}  # round -> attempt
-        self._coordinator = Coordinator(spec, name, self._queue.append, self._warn)
+        self._directory_told = False
+        emit = self._queue.append
+        self._coordinator: Coordinator | Stranger = (
+            meet(spec, name, loop, emit, self._warn) if meet else Coordinator(spec, name, emit, self._warn)
+        )
         self._signals = SignalTrap((*spec.signals, *spec.forward_signals), loop.wake_fd)
 
     def run(self) -> Outcome:
         """Drive the run to its end on this node."""
         self._queue.append(events.Started())
-        store = open_store(
-            self._spec,
-            self._agent.info.id,
-            self._loop,
-            self._coordinator,
-            workers=self._worker_store,
-            warn=self._warn,
-        )
-        self._coordinator.attach(store)
+        self._begin()
         while True:
             self._settle()
             if self.outcome is not None:
                 return self.outcome
             self._loop.turn(self._patience())
             self._note_signals_and_time()
+
+    def _begin(self) -> None:
+        coordinator = self._coordinator
+        if not isinstance(coordinator, Coordinator):
+            coordinator.begin()
+            return
+        info, workers = self._agent.info, self._worker_store
+        store = open_store(self._spec, info.id, self._loop, coordinator, workers=workers, warn=self._warn)
+        coordinator.attach(store)
 
     def linger(self) -> None:
         """Stay until the console has taken all output and, if we host the store, the others have learned the end.
@@ -104,11 +134,13 @@ class Node:
             self._loop.run_until(lambda: gone or self._signals.arrived)
 
     def close(self) -> None:
+        self._program.close()
         self._processes.close()
         self._coordinator.close()
-        if self._worker_listener is not None:
-            self._worker_listener.close()
+        if self._worker_door is not None:
+            self._worker_door.close()
         self._worker_store.close()
+        self._services.close()
         self._signals.close()
 
     # -- the loop's three steps
@@ -119,7 +151,10 @@ class Node:
             event = self._queue.popleft()
             now = self._loop.now()
             given = self._agent.handle(event, now)
-            self._messages(orders.Decision(now, event, tuple(given)))
+            decision = orders.Decision(now, event, tuple(given))
+            self._messages(decision)
+            for observer in self._observers:
+                observer(decision)
             for order in given:
                 _HANDS[type(order)](self, order)
 
@@ -149,15 +184,21 @@ class Node:
             port = int(self._spec.endpoint.rpartition(":")[2]) if self._spec.node_rank == 0 else 0
             self._queue.append(events.Serving(order.round, port))
             return
-        if self._worker_listener is not None:
-            self._worker_listener.close()
-        try:
-            sock = listen(self._agent.info.address, 0)
-        except (OSError, UnicodeError):
-            # --local-addr may be a name, or an address that only the others know this node by.
-            sock = listen("::" if socket.has_dualstack_ipv6() else "0.0.0.0", 0)
-        self._worker_listener = Listener(self._loop, sock, self._worker_store.adopt)
-        self._queue.append(events.Serving(order.round, self._worker_listener.port))
+        if self._worker_door is not None:
+            self._worker_door.close()
+        sock = self._listen_for_workers()
+        self._worker_door = Door(self._loop, sock, {C10D_FIRST_BYTE: self._worker_store.adopt}, self._warn)
+        self._queue.append(events.Serving(order.round, self._worker_door.port))
+
+    def _listen_for_workers(self) -> socket.socket:
+        """Listen where this node is reached: at its own address alone, or at all of them if only the others know it."""
+        address = numeric(self._agent.info.address)
+        if address is not None:  # a name may mean 127.0.1.1 here and nowhere else
+            try:
+                return listen(address, 0)
+            except OSError:
+                pass  # --local-addr may be one that a router translates
+        return listen("::" if socket.has_dualstack_ipv6() else "0.0.0.0", 0)
 
     def _spawn(self, order: orders.Spawn) -> None:
         worker, assignment = order.worker, order.assignment
@@ -168,27 +209,36 @@ class Node:
             self._queue.append(events.SpawnFailed(worker, f"no pipes for its output: {error}"))
             return
         self._error_files[worker] = stdio.error_file
+        self._tell_directory()
         try:
-            env = worker_environment(self._spec, assignment, stdio.error_file, self._mark, HOOK_DIR)
+            cores = self._services.cores(worker.local_rank)
+            env = worker_environment(self._spec, assignment, stdio.error_file, self._mark, HOOK_DIR, cores)
         except UsageError as error:  # fewer devices than workers shows only now
             self._queue.append(events.SpawnFailed(worker, str(error)))
             return
-        argv = worker_argv(self._spec, worker.local_rank)
-        self._processes.spawn(worker, argv, env, (stdio.stdin, stdio.stdout, stdio.stderr))
+        with self._services.place(worker.local_rank):
+            self._program.spawn(worker, assignment.rank, env, (stdio.stdin, stdio.stdout, stdio.stderr))
         self._logs.spawned(worker)
+
+    def _tell_directory(self) -> None:
+        """Say where the logs are, once, if the user did not choose the place."""
+        if not self._directory_told and self._logs.directory is not None and self._spec.logs.directory is None:
+            self._messages.notice(f"logs are in {self._logs.directory}")
+            self._directory_told = True
 
     def _enriched(self, event: Event) -> None:
         """Queue a fact about a worker; to its end, add its own last words."""
         if isinstance(event, events.Exited):
             worker = event.worker
             self._logs.drain(worker)
+            event = self._program.ended(event)
             path = self._error_files.get(worker, "")
-            error = read_error(path) if path and not event.exit.succeeded else None
+            written = read_error(path) if path and not event.exit.succeeded else None
             event = event.replace(
                 exit=event.exit.replace(
-                    error=error,
+                    error=written or event.exit.error,
                     last_lines=() if event.exit.succeeded else self._logs.last_lines(worker),
-                    error_file=path if error else "",
+                    error_file=path if written else "",
                 )
             )
         elif isinstance(event, events.Swept):
@@ -207,10 +257,11 @@ class Node:
         self._processes.sweep(order.round, order.deadline)
 
     def _abandon(self, order: orders.Abandon) -> None:
-        self._processes.abandon(order.worker)
+        if words := self._processes.abandon(order.worker):
+            self._warn(words)
 
     def _finish(self, order: orders.Finish) -> None:
-        self.outcome = order.outcome
+        self.outcome = self._program.completed(order.outcome)
 
     def _warn(self, text: str) -> None:
         self._messages.notice(text, "warning")

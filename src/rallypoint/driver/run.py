@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import nullcontext
 
 from rallypoint.driver.loop import Loop
 from rallypoint.driver.node import Node, node_name
@@ -19,18 +20,31 @@ from rallypoint.observe.messages import Messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rallypoint.driver.coordinator import Meet
+    from rallypoint.driver.node import Observer
     from rallypoint.model.result import Outcome
     from rallypoint.model.spec import Spec
+    from rallypoint.proc.pack import Packed
 
 
-def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
+def run(
+    spec: Spec,
+    notices: tuple[str, ...] = (),
+    observers: tuple[Observer, ...] = (),
+    meet: Meet | None = None,
+    report: bool = True,
+) -> Outcome:
     """Run a job on this node until it ends, and return how. ``notices`` are said first.
 
+    ``observers`` are shown every decision; they cannot answer. ``meet`` makes the coordinator, if not we do.
+    ``report``: say at the end what went wrong.
     Raises RallypointError for what only shows when it is tried (a log directory that cannot be made,
-    a port that is taken); then nothing was started.
+    a port that is taken, a function that cannot be pickled); then nothing was started.
     """
     started = time.time()
-    with Loop() as loop:
+    with _packed(spec) as packed, Loop() as loop:
         name = node_name()
 
         def warn(text: str) -> None:
@@ -42,10 +56,11 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
         try:
             for notice in notices:
                 messages.notice(notice)
-            node = Node(spec, name, loop, logs, messages)
+            node = Node(spec, name, loop, logs, messages, observers, meet, packed)
             try:
                 outcome = node.run()
-                _report(spec, outcome, logs, started)
+                if report:
+                    _report(spec, outcome, logs, started)
                 keep = _hand_on(spec, outcome)
                 node.linger()
             finally:
@@ -53,6 +68,15 @@ def run(spec: Spec, notices: tuple[str, ...] = ()) -> Outcome:
         finally:
             logs.close(keep)
     return outcome
+
+
+def _packed(spec: Spec) -> AbstractContextManager[Packed | None]:
+    """Make the function ready for the workers, before anything is opened that a forked worker would inherit."""
+    if spec.call is None:
+        return nullcontext()
+    from rallypoint.proc.pack import pack
+
+    return pack(spec.call)
 
 
 def _report(spec: Spec, outcome: Outcome, logs: Logs, started: float) -> None:

@@ -17,13 +17,15 @@ SURVIVED = (signal.SIGUSR1, signal.SIGUSR2)
 class SignalTrap:
     """While open, the given signals are noted in ``arrived`` instead of being acted on.
 
-    A SIGHUP that was ignored at the start (``nohup``) stays ignored. Works in the main thread only;
-    elsewhere it does nothing and ``active`` is False. ``close`` puts everything back as it was.
+    A SIGHUP that was ignored at the start (``nohup``) stays ignored. Signals that a careless parent left
+    blocked are let through: a launcher that cannot be told to stop would be of no use. Works in the main
+    thread only; elsewhere it does nothing and ``active`` is False. ``close`` puts everything back as it was.
     """
 
     def __init__(self, numbers: Iterable[int], wake_fd: int) -> None:
         self.arrived: deque[int] = deque()
         self._before: dict[int, Any] = {}
+        self._blocked_before: set[int] = set()
         self._wake_before = -1
         # Outside the main thread Python refuses set_wakeup_fd: then the signals are the program's own affair.
         try:
@@ -36,6 +38,7 @@ class SignalTrap:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._note)
+        self._blocked_before = set(signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before))
 
     def _note(self, number: int, _frame: object) -> None:
         self.arrived.append(number)
@@ -43,6 +46,7 @@ class SignalTrap:
     def close(self) -> None:
         if self.active:
             self.active = False
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked_before)
             for number, handler in self._before.items():
                 # None: a handler that Python did not install; it cannot be put back from here.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -11,25 +11,33 @@ if TYPE_CHECKING:
     from rallypoint.model.spec import Spec
 
 LOCAL_RANK_MACRO = "${local_rank}"
+XPU = "xpu:"
+"""Begins those of ``Spec.devices`` that are Intel's."""
 
 
-def worker_environment(spec: Spec, assignment: Assignment, error_file: str, mark: str, hook_dir: str) -> dict[str, str]:
+def worker_environment(
+    spec: Spec, assignment: Assignment, error_file: str, mark: str, hook_dir: str, cores: int = 0
+) -> dict[str, str]:
     """Return the whole environment of a worker: the launcher's own, the contract's names over it.
 
     Whatever a platform or an outer launcher has set of those names is thereby replaced. Rallypoint
     adds RALLYPOINT_MARK (within a worker of another launcher: "outer:mark", see ``procfs.py``);
     with ``spec.hook`` also PYTHONPATH (the old one in RALLYPOINT_PYTHONPATH, absent if there was none)
-    and RALLYPOINT_STACK_SIGNAL. Raises UsageError if ``virtual_local_rank`` finds no device for it.
+    and RALLYPOINT_STACK_SIGNAL. ``cores`` is this worker's share, for ``omp`` "auto".
+    Raises UsageError if there is no device for it.
     """
     env = {name: value for name, value in spec.environ.items() if name not in _OURS}
     env |= _contract(spec, assignment)
     env["TORCHELASTIC_ERROR_FILE"] = error_file
     env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    if spec.nproc > 1:
-        env.setdefault("OMP_NUM_THREADS", "1")
+    if spec.omp == "auto":
+        env.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+    elif spec.nproc > 1 and spec.omp:
+        env.setdefault("OMP_NUM_THREADS", spec.omp)
     if spec.virtual_local_rank:
         env["LOCAL_RANK"] = "0"
-        env["CUDA_VISIBLE_DEVICES"] = _device(spec, assignment.local_rank)
+    if spec.virtual_local_rank or spec.devices is not None:
+        env |= _device(spec, assignment.local_rank)
     outer = spec.environ.get("RALLYPOINT_MARK")
     env["RALLYPOINT_MARK"] = f"{outer}:{mark}" if outer else mark
     if spec.hook:
@@ -38,9 +46,8 @@ def worker_environment(spec: Spec, assignment: Assignment, error_file: str, mark
 
 
 def worker_argv(spec: Spec, local_rank: int) -> list[str]:
-    """Return the worker's command with ``${local_rank}`` replaced in its arguments, and nothing else."""
-    program, *arguments = spec.argv
-    return [program, *(argument.replace(LOCAL_RANK_MACRO, str(local_rank)) for argument in arguments)]
+    """Return the worker's command with ``${local_rank}`` replaced wherever it stands, and nothing else."""
+    return [word.replace(LOCAL_RANK_MACRO, str(local_rank)) for word in spec.argv]
 
 
 _OURS = frozenset({"RALLYPOINT_MARK", "RALLYPOINT_PYTHONPATH", "RALLYPOINT_STACK_SIGNAL"})
@@ -63,20 +70,27 @@ def _contract(spec: Spec, assignment: Assignment) -> dict[str, str]:
         "TORCHELASTIC_RESTART_COUNT": str(assignment.restart_count),
         "TORCHELASTIC_MAX_RESTARTS": str(spec.max_restarts),
         "TORCHELASTIC_RUN_ID": spec.run_id,
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_USE_AGENT_STORE": str(spec.agent_store),
     }
 
 
-def _device(spec: Spec, local_rank: int) -> str:
-    """Return the one device that this worker sees. (ROCm reads CUDA_VISIBLE_DEVICES too, as torch does here.)"""
+def _device(spec: Spec, local_rank: int) -> dict[str, str]:
+    """Name the one device that this worker sees. (ROCm reads CUDA_VISIBLE_DEVICES too, as torch does here.)"""
     visible = spec.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return str(local_rank)
-    devices = visible.split(",")
+    if spec.devices is not None:
+        where, devices = "--devices", spec.devices
+    elif visible is not None:
+        where, devices = "CUDA_VISIBLE_DEVICES", tuple(visible.split(","))
+    else:
+        return {"CUDA_VISIBLE_DEVICES": str(local_rank)}
     if local_rank >= len(devices):
-        allowed = f"--virtual-local-rank needs a device for each of the {spec.nproc} workers of this node"
-        raise UsageError("CUDA_VISIBLE_DEVICES", visible, allowed)
-    return devices[local_rank].strip()
+        option = "--virtual-local-rank" if spec.virtual_local_rank else "--devices"
+        allowed = f"{option} needs a device for each of the {spec.nproc} workers of this node"
+        raise UsageError(where, ",".join(devices), allowed)
+    device = devices[local_rank].strip()
+    if device.startswith(XPU):
+        return {"ZE_AFFINITY_MASK": device.removeprefix(XPU)}
+    return {"CUDA_VISIBLE_DEVICES": device}
 
 
 def _hook(spec: Spec, hook_dir: str) -> dict[str, str]:

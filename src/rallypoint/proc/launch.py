@@ -12,8 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python ignores for itself; what else was ignored at start (nohup) stays ignored."""
+_DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Signals that Python ignores for itself, and those that a worker must be able to obey.
+
+A shell ignores SIGINT and SIGQUIT for what it starts in the background, but the launcher passes them
+on all the same. What else was ignored at start stays ignored (SIGHUP, by nohup).
+"""
 
 _WORDS = {
     errno.EAGAIN: "too many processes (EAGAIN): the user's limit (ulimit -u) or the cgroup's (pids.max) is reached",
@@ -34,10 +38,11 @@ def start(
     env: Mapping[str, str],
     stdio: tuple[int, int, int],
     blocked: Iterable[int] = (),
+    fds: Sequence[int] = (),
 ) -> int:
-    """Start ``path`` in a session of its own with only ``stdio`` open; return its pid.
+    """Start ``path`` in a session of its own with only ``stdio`` open, and ``fds`` under their own numbers (above 2).
 
-    Raises OSError as exec would, ValueError for a NUL byte. ``blocked`` signals stay blocked in it.
+    Returns its pid. Raises OSError as exec would, ValueError for a NUL byte. ``blocked`` signals stay blocked in it.
     """
     sources = list(stdio)
     moved = []
@@ -47,11 +52,12 @@ def start(
                 sources[target] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
                 moved.append(sources[target])
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(sources)]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]  # takes close-on-exec off, in the child
         return os.posix_spawn(
             path,
             list(argv),
             env,
-            file_actions=[*actions, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited())],
+            file_actions=[*actions, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited() if fd not in fds)],
             setsid=True,
             setsigmask=blocked,
             setsigdef=_DEFAULTED,
@@ -61,11 +67,13 @@ def start(
             os.close(fd)
 
 
-def start_command(argv: Sequence[str], env: Mapping[str, str], stdio: tuple[int, int, int]) -> int:
+def start_command(
+    argv: Sequence[str], env: Mapping[str, str], stdio: tuple[int, int, int], fds: Sequence[int] = ()
+) -> int:
     """Like ``start``, looking for the program in the PATH of ``env``. Raises StartError."""
     path = _find(argv[0], env)
     try:
-        return start(path, argv, env, stdio)
+        return start(path, argv, env, stdio, fds=fds)
     except ValueError as error:
         raise StartError(f"{argv[0]!r}: {error}") from None
     except OSError as error:
@@ -113,13 +121,19 @@ def await_end(pidfd: int, seconds: float) -> bool:
 def _inherited() -> list[int]:
     """Return the descriptors above 2 that exec would hand on: what our own parent left open for us.
 
-    Everything that Python opens is close-on-exec, so this list is nearly always empty.
+    Everything that Python opens is close-on-exec, so this list is nearly always empty. What lies beyond
+    the limit of open files, lowered since, may not be named to posix_spawn: it is marked close-on-exec.
     """
     found = []
+    limit = os.sysconf("SC_OPEN_MAX")
     for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
         try:
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                found.append(int(name))
+            if fd > 2 and os.get_inheritable(fd):
+                if 0 <= limit <= fd:
+                    os.set_inheritable(fd, False)
+                else:
+                    found.append(fd)
         except OSError:  # the descriptor of this very listing
             pass
     return found

@@ -13,6 +13,7 @@ from rallypoint.model.spec import STACK_SIGNAL
 from rallypoint.proc import launch, procfs
 from rallypoint.proc.evidence import OomEvidence
 from rallypoint.proc.keeper import GuardKeeper
+from rallypoint.proc.stuck import stuck_words
 from rallypoint.proc.sweep import Sweep
 
 TYPE_CHECKING = False
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOSE_WAIT = 0.2
 """Seconds that ``close`` gives what it has just killed to be gone; the guard does the rest."""
+_TRACED_WAIT = 0.1
+"""Seconds to the next look at a worker that is dead but still held by a debugger."""
 
 
 class _Worker:
@@ -77,19 +80,28 @@ class Processes:
         argv: Sequence[str],
         env: Mapping[str, str],
         stdio: tuple[int, int, int],
+        fds: Sequence[int] = (),
     ) -> None:
-        """Start a worker in a session of its own with descriptors 0, 1, 2 as in ``stdio``.
+        """Start a worker in a session of its own with descriptors 0, 1, 2 as in ``stdio``, and ``fds``.
 
         The caller keeps (and closes) its descriptors. Ends as Spawned or SpawnFailed.
         """
         try:
-            pid = launch.start_command(argv, env, stdio)
-            pidfd = launch.watch(pid)
+            pid = launch.start_command(argv, env, stdio, fds)
         except launch.StartError as error:
             self._emit(SpawnFailed(worker, str(error)))
             return
+        self.adopt(worker, pid)
+
+    def adopt(self, worker: WorkerId, pid: int) -> None:
+        """Take over a child that was started (forked) elsewhere, and leads a session of its own or soon will.
+
+        Ends as Spawned or SpawnFailed.
+        """
+        try:
+            pidfd = launch.watch(pid)
         except OSError as error:
-            self._emit(SpawnFailed(worker, launch.words(error, argv[0])))
+            self._emit(SpawnFailed(worker, launch.words(error, f"pid {pid}")))
             return
         self._workers[worker] = _Worker(worker, pid, pidfd)
         self._reactor.add_reader(pidfd, lambda: self._ended(worker))
@@ -145,10 +157,16 @@ class Processes:
         self._sweeps[round] = sweep
         sweep.start(deadline)
 
-    def abandon(self, worker: WorkerId) -> None:
-        """Expect no end of this worker any more, and emit none. If it ends after all, it is reaped."""
-        if known := self._workers.get(worker):
-            known.abandoned = True
+    def abandon(self, worker: WorkerId) -> str:
+        """Expect no end of this worker any more, and emit none. If it ends after all, it is reaped.
+
+        Returns what keeps it, in words; "" if it is gone.
+        """
+        known = self._workers.get(worker)
+        if known is None:
+            return ""
+        known.abandoned = True
+        return stuck_words(known.pid)
 
     def close(self) -> None:
         """Kill what is left and release everything. Waits at most 0.2 s; what remains is the guard's."""
@@ -177,21 +195,30 @@ class Processes:
 
     def _ended(self, worker: WorkerId) -> None:
         known = self._workers[worker]
+        exit = self._exit(known.pid)
+        if exit is None:
+            self._reactor.remove_reader(known.pidfd)
+            self._reactor.call_at(self._reactor.now() + _TRACED_WAIT, lambda: self._watch_again(known))
+            return
         self._unwatch(known)
         known.ended = True
-        exit = self._exit(known.pid)
         if known.abandoned:
             self._forget(known)
         else:
             self._emit(Exited(worker, exit))
 
-    def _exit(self, pid: int) -> Exit:
+    def _watch_again(self, known: _Worker) -> None:
+        if known.pidfd >= 0:
+            self._reactor.add_reader(known.pidfd, lambda: self._ended(known.id))
+
+    def _exit(self, pid: int) -> Exit | None:
+        """Return how a dead child ended; None as long as a debugger that traces it has not taken note."""
         try:
-            result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            result = None
-        if result is None:  # somebody else in this process reaped our child; never take that for success
+            result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:  # somebody else in this process reaped our child; never take that for success
             return Exit(pid, exits.LAUNCHER_ERROR)
+        if result is None:
+            return None
         if result.si_code == os.CLD_EXITED:
             return Exit(pid, result.si_status)
         oom = self._oom.words(pid) if result.si_status == signals.SIGKILL else ""

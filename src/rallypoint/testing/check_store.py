@@ -56,7 +56,7 @@ class Notes:
     def store_tried(self, where: str, reason: str, attempt: int) -> None:
         self.told.append(("tried", where, reason, attempt))
 
-    def store_lost(self, reason: str) -> None:
+    def store_lost(self, reason: str, silent: float) -> None:
         self.told.append(("lost", reason))
 
     def store_refused(self, field: str, mine: str, theirs: str) -> None:

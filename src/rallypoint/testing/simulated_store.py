@@ -241,7 +241,7 @@ class SimulatedStore:
         self._calls = [c for c in self._calls if c not in unsure]
         for call in self._calls:
             call.sent = False
-        self._watcher.store_lost(reason)
+        self._watcher.store_lost(reason, 0.0)
         for call in unsure:
             call.done(Reply(False, error=reason))
         self._later()
