@@ -27,7 +27,7 @@ BELOW = {
     "cli": {"cli", "driver", "core", "model", "net", *ROOMS},
     "elastic": {"elastic", "driver", "core", "model", "net", "worker", *ROOMS},
     "api": {"driver", "model", "net", "proc"},
-    "launch": {"cli"},
+    "launch": {"cli", "api"},
     "__main__": {"cli", "launch"},
 }
 """Room -> what of this package it may import ("" is the package itself, for its version: everybody may)."""

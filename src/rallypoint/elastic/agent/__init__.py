@@ -1,0 +1,1 @@
+"""What runs workers on one node."""
