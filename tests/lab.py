@@ -122,7 +122,9 @@ class Launch:
 
     def __exit__(self, *_exc: object) -> None:
         # Again until nothing is found: a launcher may have been starting a worker at the first look.
-        while found := self.alive():
+        # (A frozen process stays until whoever froze it lets it go.)
+        end = time.monotonic() + 5
+        while (found := self.alive()) and time.monotonic() < end:
             for pid in found:
                 try:
                     os.kill(pid, signal.SIGKILL)

@@ -44,7 +44,8 @@ dist.destroy_process_group()
 def test_a_peers_broken_connection_is_not_the_cause(tmp_path):
     text = "total()\nif rank == 1:\n    raise ValueError('the cause')\ndist.barrier()\n"
     with Launch("--nproc-per-node", 2, "--log-format", "json", script(tmp_path, GROUP + text)) as launch:
-        assert launch.end(60) == 1
+        # Its own status; torch sometimes aborts (134) when it takes the process group of a failed program down.
+        assert launch.end(60) in (1, 134)
     (outcome,) = (r["fields"]["outcome"] for r in reports(launch) if r["event"] == "finished")
     assert (outcome["cause"]["rank"], outcome["cause"]["message"]) == (1, "the cause")
     assert all(other["consequence"] for other in outcome["others"])
