@@ -105,14 +105,17 @@ def torchs(count: int) -> float:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
     failed: list[BaseException] = []
+    handlers: list[object] = []
 
     def join(number: int) -> None:
         try:
             params = RendezvousParameters(
                 "c10d", endpoint, "bench", count, count, local_addr="127.0.0.1", is_host=str(number == 0).lower()
             )
-            get_rendezvous_handler(params).next_rendezvous()
-        except BaseException as error:  # noqa: BLE001: told by the main thread
+            handler = get_rendezvous_handler(params)
+            handlers.append(handler)  # the host's goes with its store: it must outlive the others' joining
+            handler.next_rendezvous()
+        except BaseException as error:  # told by the main thread
             failed.append(error)
 
     threads = [threading.Thread(target=join, args=(n,), daemon=True) for n in range(count)]
