@@ -119,6 +119,7 @@ def main():
     found = accuracy(model, test)
     if rank == 0:
         print(f"test accuracy {found:.4f} after {args.epochs} epochs, {restart} restarts", flush=True)
+    dist.barrier()  # nobody takes the group down while a peer still talks
     dist.destroy_process_group()
 
 
