@@ -20,6 +20,7 @@ from rallypoint.model.result import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from rallypoint.core.worker import Worker
     from rallypoint.model.node import NodeInfo
@@ -58,53 +59,41 @@ def worker_failure(worker: Worker, info: NodeInfo, serial: int) -> Failure | Non
         return None
     return Failure(
         kind="worker",
-        round=worker.id.round,
-        node=info.id,
-        host=info.host,
         words=how.words,
         # The signal that ended it after its exception was ours: that is not the status of the run.
         status=RAISED_STATUS if worker.stopped and how.signal is not None else how.status,
-        rank=worker.assignment.rank,
-        local_rank=worker.assignment.local_rank,
         pid=how.pid,
         signal=how.signal,
         error=how.error,
         last_lines=how.last_lines,
         error_file=how.error_file,
-        order=serial,
         consequence=speaks_of_peer(how) or (worker.stopped and _raised_by_stop(how)),
+        **_place(worker, info, serial),
     )
 
 
 def spawn_failure(worker: Worker, info: NodeInfo, reason: str, serial: int) -> Failure:
     """Return the failure that a worker which could not be started is."""
-    return Failure(
-        kind="spawn",
-        round=worker.id.round,
-        node=info.id,
-        host=info.host,
-        words=f"could not be started: {reason}",
-        status=SPAWN_STATUS,
-        rank=worker.assignment.rank,
-        local_rank=worker.assignment.local_rank,
-        order=serial,
-    )
+    words = f"could not be started: {reason}"
+    return Failure(kind="spawn", words=words, status=SPAWN_STATUS, **_place(worker, info, serial))
 
 
 def overdue_failure(worker: Worker, info: NodeInfo, limit: float, status: int, serial: int) -> Failure:
     """Return the failure that a worker is which did not end ``limit`` seconds after another's success."""
-    return Failure(
-        kind="overdue",
-        round=worker.id.round,
-        node=info.id,
-        host=info.host,
-        words=f"still running {limit:g} s after the first worker succeeded (--success-timeout)",
-        status=status,
-        rank=worker.assignment.rank,
-        local_rank=worker.assignment.local_rank,
-        pid=worker.pid,
-        order=serial,
-    )
+    words = f"still running {limit:g} s after the first worker succeeded (--success-timeout)"
+    return Failure(kind="overdue", words=words, status=status, pid=worker.pid, **_place(worker, info, serial))
+
+
+def _place(worker: Worker, info: NodeInfo, serial: int) -> dict[str, Any]:
+    """Return what every failure of a worker says: which one, where, in which order."""
+    return {
+        "round": worker.id.round,
+        "node": info.id,
+        "host": info.host,
+        "rank": worker.assignment.rank,
+        "local_rank": worker.assignment.local_rank,
+        "order": serial,
+    }
 
 
 def speaks_of_peer(how: Exit) -> bool:
