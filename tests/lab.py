@@ -29,9 +29,6 @@ def _slowness() -> float:
 
 
 FACTOR = _slowness()
-# A shell ignores Ctrl-C for what it starts in the background, nohup ignores hang-ups: not for the launchers under test.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def free_port() -> int:
