@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import heapq
 
+from rallypoint.driver.loop import LoopTimer
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class ManualTimer:
-    """One promised call; ordered by time, then by the order in which it was asked for."""
-
-    __slots__ = ("call", "number", "when")
-
-    def __init__(self, when: float, number: int, call: Callable[[], None]) -> None:
-        self.when = when
-        self.number = number
-        self.call: Callable[[], None] | None = call
-
-    def cancel(self) -> None:
-        self.call = None
-
-    def __lt__(self, other: ManualTimer) -> bool:
-        return (self.when, self.number) < (other.when, other.number)
-
-    def __repr__(self) -> str:
-        return f"<ManualTimer at {self.when:.3f}{'' if self.call else ' cancelled'}>"
 
 
 class ManualClock:
@@ -34,16 +16,16 @@ class ManualClock:
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
-        self._timers: list[ManualTimer] = []
+        self._timers: list[LoopTimer] = []
         self._count = 0
 
     def now(self) -> float:
         return self._now
 
-    def call_at(self, when: float, call: Callable[[], None]) -> ManualTimer:
+    def call_at(self, when: float, call: Callable[[], None]) -> LoopTimer:
         """Call at ``when`` (now, if that has passed); calls of the same time keep their order."""
         self._count += 1
-        timer = ManualTimer(max(when, self._now), self._count, call)
+        timer = LoopTimer(max(when, self._now), self._count, call)
         heapq.heappush(self._timers, timer)
         return timer
 
