@@ -12,88 +12,24 @@ from __future__ import annotations
 import argparse
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
 
-from rallypoint.core.agent import Agent
-from rallypoint.driver.coordinator import Coordinator
+from fake_nodes import run_until, served, start
+
 from rallypoint.driver.loop import Loop
-from rallypoint.model import event as events
-from rallypoint.model import order as orders
-from rallypoint.model.node import NodeInfo
-from rallypoint.model.spec import Spec, Timing
-from rallypoint.store.client import Member, TcpStore
-
-
-class FakeNode:
-    """An agent with its real connection to the store, and no workers: it stops at the order to start them."""
-
-    def __init__(self, spec: Spec, number: int, loop: Loop, host: str, port: int) -> None:
-        self.queue: deque[events.Event] = deque([events.Started()])
-        self.loop = loop
-        self.started_round = 0
-        name = f"node{number}"
-        self.agent = Agent(spec, NodeInfo(name, "bench", "", 1))
-        self.coordinator = Coordinator(spec, name, self.queue.append, print)
-        member = Member(spec.run_id, name, spec.timing.lease, spec.timing.keep_alive_interval)
-        store = TcpStore(loop, self.coordinator, host, port, member)
-        self.coordinator.attach(store)
-
-    def settle(self) -> None:
-        while self.queue:
-            for order in self.agent.handle(self.queue.popleft(), self.loop.now()):
-                self.carry_out(order)
-
-    def carry_out(self, order: orders.Order) -> None:
-        if isinstance(order, orders.Spawn):
-            self.started_round = order.worker.round
-        elif isinstance(order, orders.ServeWorkers):
-            self.queue.append(events.Serving(order.round, 1))
-        else:
-            verb = {"Join": "join", "Lead": "lead", "Gather": "gather", "Propose": "propose"}[type(order).__name__]
-            method = getattr(self.coordinator, verb)
-            method() if verb == "gather" else method(order)
 
 
 def ours(count: int) -> float:
     """Return seconds from the first connection to the last agent's order to start its worker."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "rallypoint", "store", "--listen", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL
-    )
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        timing = Timing(keep_alive_interval=30.0)
-        spec = Spec(("true",), {}, run_id="bench", min_nodes=count, max_nodes=count, backend="tcp", timing=timing)
-        with Loop() as loop:
-            begin = time.monotonic()
-            nodes = [FakeNode(spec, n, loop, "127.0.0.1", port) for n in range(count)]
-            waiting = set(nodes)
-            while waiting:
-                for node in nodes:
-                    if node.queue:
-                        node.settle()
-                        if node.started_round:
-                            waiting.discard(node)
-                if waiting:
-                    loop.turn(5.0)
-            took = time.monotonic() - begin
-            for node in nodes:
-                node.coordinator.close()
-            return took
-    finally:
-        server.terminate()
-        server.wait()
+    with served() as port, Loop() as loop:
+        begin = time.monotonic()
+        nodes = start(loop, count, count, port)
+        run_until(loop, nodes, lambda node: node.started_round > 0)
+        took = time.monotonic() - begin
+        for node in nodes:
+            node.coordinator.close()
+        return took
 
 
 def torchs(count: int) -> float:

@@ -14,7 +14,7 @@ import signal
 import numpy as np
 from sklearn.datasets import load_digits
 
-from rallypoint.worker import store
+from rallypoint.worker import safe_point, store
 
 
 def parse_arguments():
@@ -81,10 +81,12 @@ def main():
         weights -= args.rate / len(labels) * group.sum(gradient(weights, images[mine], labels[mine]))
         if step == args.fail_at_step and group.rank == group.size - 1 and restart == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        if group.rank == 0 and (step + 1) % 20 == 0:
-            with open(args.snapshot + ".new", "wb") as file:
-                np.savez(file, weights=weights, step=step + 1)
-            os.replace(args.snapshot + ".new", args.snapshot)
+        if (step + 1) % 20 == 0:
+            if group.rank == 0:
+                with open(args.snapshot + ".new", "wb") as file:
+                    np.savez(file, weights=weights, step=step + 1)
+                os.replace(args.snapshot + ".new", args.snapshot)
+            safe_point(step + 1)  # with --admit when-ready new nodes are taken in here
 
     if group.rank == 0:
         found = ((test_images @ weights).argmax(1) == test_labels).mean()

@@ -112,8 +112,13 @@ class Launch:
         return carriers(self.mark)
 
     def workers(self) -> dict[int, str]:
-        """Live processes apart from the launcher and its guard."""
-        return {p: c for p, c in self.alive().items() if p != self.pid and "proc/guard.py" not in c}
+        """Live processes apart from the launcher, its guard, and interpreters that wait for a restart."""
+        found = {p: c for p, c in self.alive().items() if p != self.pid and "proc/guard.py" not in c}
+        return {p: c for p, c in found.items() if not is_parked(p)}
+
+    def parked(self) -> list[int]:
+        """The interpreters that wait for a restart."""
+        return sorted(p for p in self.alive() if is_parked(p))
 
     def __enter__(self) -> Launch:
         return self
@@ -168,6 +173,16 @@ def carriers(mark: str) -> dict[int, str]:
             except OSError:
                 continue
     return found
+
+
+def is_parked(pid: int) -> bool:
+    """Whether a process is an interpreter that still holds the socket on which it waits for a restart."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        found = re.search(rb"(?:^|\0)RALLYPOINT_PARKED=(\d+)", environ)
+        return found is not None and os.readlink(f"/proc/{pid}/fd/{int(found[1])}").startswith("socket:")
+    except OSError:
+        return False
 
 
 def is_zombie(pid: int) -> bool:

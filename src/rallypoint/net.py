@@ -14,8 +14,21 @@ from rallypoint.model.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from rallypoint.model.reactor import Reactor
+
+    class Plug(Protocol):
+        """What a stream needs of a connected, non-blocking socket."""
+
+        def fileno(self) -> int: ...
+
+        def recv(self, size: int, /) -> bytes: ...
+
+        def send(self, data: bytes | memoryview, /) -> int: ...
+
+        def close(self) -> None: ...
+
 
 REST = 0.5
 """Seconds without accepting after the process ran out of descriptors."""
@@ -110,6 +123,77 @@ class Listener:
         return f"<Listener {state}>"
 
 
+class Dial:
+    """Connects to a numeric address and tells ``done`` once, from the loop: the socket, or None and why not.
+
+    ``patience``: seconds that it may take. After ``cancel`` nothing is told.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        address: str,
+        port: int,
+        done: Callable[[socket.socket | None, str], None],
+        *,
+        patience: float,
+        local_addr: str | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._done = done
+        self._over = False
+        self._sock: socket.socket | None = None
+        self._timer = reactor.call_at(
+            reactor.now() + patience, lambda: self._fail(f"no answer to a connection attempt within {patience:g} s")
+        )
+        try:
+            self._connect(address, port, local_addr)
+        except OSError as error:
+            reason = f"{address} cannot be used from {local_addr or 'here'}: {error.strerror}"
+            reactor.soon(lambda: self._fail(reason))
+
+    def cancel(self) -> None:
+        self._over = True
+        self._timer.cancel()
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._reactor.remove_writer(sock.fileno())
+            sock.close()
+
+    def _connect(self, address: str, port: int, local_addr: str | None) -> None:
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if local_addr is not None:
+            sock.bind((local_addr, 0))
+        if (code := sock.connect_ex((address, port))) not in (0, errno.EINPROGRESS):
+            reason = os.strerror(code).lower()
+            self._reactor.soon(lambda: self._fail(reason))
+            return
+        self._reactor.add_writer(sock.fileno(), self._connected)
+
+    def _connected(self) -> None:
+        assert self._sock is not None
+        if code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._fail(os.strerror(code).lower())
+        elif self._sock.getsockname() == self._sock.getpeername():
+            # On one machine a connection to a free port can meet itself, and would even keep the port busy.
+            self._fail("connection refused")
+        else:
+            sock, self._sock = self._sock, None
+            self._reactor.remove_writer(sock.fileno())
+            self.cancel()
+            self._done(sock, "")
+
+    def _fail(self, reason: str) -> None:
+        if not self._over:
+            self.cancel()
+            self._done(None, reason)
+
+    def __repr__(self) -> str:
+        return f"<Dial {'over' if self._over else 'under way'}>"
+
+
 class Stream:
     """A connected non-blocking socket with an output buffer.
 
@@ -121,7 +205,7 @@ class Stream:
     def __init__(
         self,
         reactor: Reactor,
-        sock: socket.socket,
+        sock: Plug,
         received: Callable[[bytes], None],
         closed: Callable[[str], None],
         limit: int = 1 << 30,
@@ -135,7 +219,7 @@ class Stream:
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self._closing = False
-        reactor.add_reader(self._fd, self._read)
+        reactor.add_reader(self._fd, self.take)
 
     @property
     def open(self) -> bool:
@@ -176,7 +260,8 @@ class Stream:
             self._pending.clear()
             self._sock.close()
 
-    def _read(self) -> None:
+    def take(self) -> None:
+        """Take what has come; the reactor calls it, and who waits outside the loop may."""
         try:
             data = self._sock.recv(CHUNK)
         except BlockingIOError:

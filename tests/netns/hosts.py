@@ -79,8 +79,11 @@ class Hosts:
 
     def command(self, number: int) -> list[str]:
         """The command line by which a launcher starts on a host; the process is the launcher itself."""
-        named = ["unshare", "--uts", "sh", "-c", _NAMED, f"host{number}"]
-        return ["ip", "netns", "exec", self.space(number), *named, *RALLYRUN]
+        return [*self.inside(number), *RALLYRUN]
+
+    def inside(self, number: int) -> list[str]:
+        """What to put before a command line for it to run on a host."""
+        return ["ip", "netns", "exec", self.space(number), "unshare", "--uts", "sh", "-c", _NAMED, f"host{number}"]
 
     def cut(self, number: int) -> None:
         """From now on nothing gets to or from this host, and nobody is told."""
@@ -89,8 +92,8 @@ class Hosts:
     def heal(self, number: int) -> None:
         self._on_switch("delete", number)
 
-    def firewall(self, number: int, port: int) -> None:
-        """The host drops what comes for ``port``."""
+    def firewall(self, number: int, port: int | str) -> None:
+        """The host drops what comes for ``port`` (or a range of them, as "1000-2000")."""
         _run("ip", "netns", "exec", self.space(number), "nft", f"add rule inet own coming tcp dport {port} drop")
 
     def name_queries(self, number: int) -> int:

@@ -141,3 +141,18 @@ def test_04_host_of_the_store_replaced(tmp_path, backend, silently):
         within(again[2]["at"] - begin, 10, "all again")
         assert {e["node"]: e["rank"] for e in again} == before, "places outlive the store"
         assert [e["count"] for e in again] == [1, 1, 1], "the budget outlives the store"
+
+
+def test_preflight_names_the_way_that_is_closed(tmp_path):
+    conf = {"endpoint": "10.77.0.1:29400", "last_call_timeout": 0.5}
+    with Hosts(2) as hosts, Job(tmp_path, "--preflight", nnodes="1:2", **conf) as job:
+        hosts.firewall(1, "30000-65535")
+        job.start("A", command=hosts.command(1))
+        job.until(1)
+        job.start("B", command=hosts.command(2))
+        assert job.nodes["B"].end() == 77
+        job.nodes["B"].until(r"reachability: node host1:.* at 10.77.0.1:\d+ cannot be reached from here: no answer")
+        job.nodes["A"].until("is kept out: pre-flight check: reachability: ")
+        assert "firewall" in job.nodes["B"].text
+        job.finish("A")
+        assert job.nodes["A"].end() == 0

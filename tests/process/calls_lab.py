@@ -115,6 +115,11 @@ def sleeps(seconds=60):
     time.sleep(seconds)
 
 
+def announces_itself_and_sleeps(seconds=60):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+
 def ignores_term(seconds=60):
     signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
     print("ready", flush=True)

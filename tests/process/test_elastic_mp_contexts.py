@@ -332,9 +332,8 @@ def test_a_signal_raises_out_of_wait(tmp_path, number):
     command = script(
         tmp_path,
         """
-        context = begin(lab.sleeps)
+        context = begin(lab.announces_itself_and_sleeps)
         try:
-            print(context.pids()[0], flush=True)
             context.wait()
         except SignalException as error:
             context.close(error.sigval)

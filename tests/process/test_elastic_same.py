@@ -45,11 +45,22 @@ if __name__ == "__main__":
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
+        from torch.distributed.elastic import metrics
     else:
         from rallypoint.elastic.launcher.api import LaunchConfig, elastic_launch
         from rallypoint.elastic.multiprocessing import DefaultLogsSpecs, Std
         from rallypoint.elastic.multiprocessing.errors import ChildFailedError
         from rallypoint.elastic.rendezvous import RendezvousTimeoutError
+        from rallypoint.elastic import metrics
+    class Collector(metrics.MetricHandler):
+        def emit(self, data):
+            if data.name.endswith(".healthy"):
+                return  # torch says so only if a look at its workers fell into their life
+            agents = data.name.startswith("SimpleElasticAgent.run.")
+            if data.group_name == "torchelastic" and (agents or data.name.startswith("workers.")):
+                seen[data.name] = "some" if data.name.endswith(".ms") else data.value
+    seen = {{}}
+    metrics.configure(Collector())
     os.environ.pop("OMP_NUM_THREADS", None)
     told_by = json.dumps(sorted(NAMES))
     shown = "import json, os; print(json.dumps({{n: v for n, v in os.environ.items() if n in %s}}, sort_keys=True))"
@@ -76,6 +87,8 @@ if __name__ == "__main__":
             result = {{"failed": [first.local_rank, first.exitcode, said]}}
         except RendezvousTimeoutError:
             result = {{"failed": "RendezvousTimeoutError"}}
+        result["metrics"] = dict(seen)
+        seen.clear()
         print("RESULT", program, json.dumps(result, sort_keys=True), flush=True)
 """
 
@@ -133,16 +146,23 @@ def alone(folder):
 @pytest.mark.parametrize("program", ["function", "command", "speaks", "alone"])
 def test_result_and_files_are_the_same(alone, program):
     theirs, ours = alone["torch", program], alone["ours", program]
-    assert ours == theirs
+    assert ours == theirs, "metrics included"
 
 
 def test_restarts_are_the_same(alone):
-    assert alone["ours", "again"][0] == alone["torch", "again"][0] == {"returned": {"0": 0, "1": 1}}
+    assert alone["ours", "again"][0]["returned"] == alone["torch", "again"][0]["returned"] == {"0": 0, "1": 1}
+
+
+def test_metrics_are_the_same(alone):
+    for program in ("again", "exits"):
+        ours, theirs = alone["ours", program][0]["metrics"], alone["torch", program][0]["metrics"]
+        assert ours == theirs
+    assert alone["ours", "again"][0]["metrics"]["workers.r.run_success_with_retries"] == 1
 
 
 def test_failures_are_the_same(alone):
     ours, theirs = ({p: alone[w, p] for p in ("exits", "raises", "killed")} for w in ("ours", "torch"))
-    assert ours["raises"][0] == theirs["raises"][0]
+    assert ours["raises"][0]["failed"] == theirs["raises"][0]["failed"]
     assert ours["raises"][1]["attempt_0/1/error.json"] == theirs["raises"][1]["attempt_0/1/error.json"]
     # Of workers that end alike, either may be the first; torch makes up a message for one that was killed.
     assert ours["exits"][0]["failed"][1] == theirs["exits"][0]["failed"][1] == 5

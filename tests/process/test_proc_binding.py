@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+import rallypoint
 from lab import RALLYRUN, Launch, free_port, script, wait_until
 from rallypoint.driver.places import Places
 from rallypoint.model.spec import Spec
@@ -157,3 +158,19 @@ def test_the_health_check_answers_during_rendezvous(tmp_path):
         wait_until(lambda: (asked() or {})["phase"] == "forming")
         job.signal(15)
         job.end()
+
+
+def where_am_i():
+    return sorted(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="one CPU cannot be shared out")
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_functions_are_bound_however_they_start(method):
+    from rallypoint.proc.topology import Topology
+
+    first, second = rallypoint.launch(where_am_i, nproc=2, start_method=method, numa="exclusive")
+    if len(Topology().cores(ALLOWED)) > 1 and len(Topology().nodes()) == 1:
+        assert not set(first) & set(second)
+    assert set(first) | set(second) <= set(ALLOWED)
+    assert sorted(os.sched_getaffinity(0)) == sorted(ALLOWED), "the launcher is as before"

@@ -14,6 +14,7 @@ from store_lab import (
 from rallypoint.model.errors import StoreError
 from rallypoint.net import Listener, Stream, listen
 from rallypoint.store import link, wire
+from rallypoint.store.pause import FIRST_PAUSE
 from rallypoint.store.server import StoreServer
 from rallypoint.store.tcp import serve
 from rallypoint.testing.check_store import Node, Notes
@@ -63,7 +64,8 @@ def test_nobody_there_is_told_with_growing_pauses():
             start = lab.loop.now()
             lab.client(notes, port)
             lab.until(lambda: notes.count("tried") == 5)
-            assert lab.loop.now() - start >= 0.75 * (0.1 + 0.2 + 0.4 + 0.8) * 0.75
+            shortest = 0.75 * sum(FIRST_PAUSE * 2**n for n in range(4))
+            assert lab.loop.now() - start >= shortest
             assert notes.told[0] == ("tried", f"{HERE}:{port}", "connection refused", 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from rallypoint.model.spec import Spec, Timing
+from rallypoint.model.spec import ADMISSIONS, ExitRule, Membership, RestartPolicy, Spec, Timing
 from rallypoint.model.value import Value
 from rallypoint.testing.simulated_workers import Script
 from rallypoint.testing.simulator import Cluster
@@ -20,10 +20,12 @@ ACTIONS = (
     "slow",
     "signal",
     "again",
+    "leave",
     "store",
     "host",
     "revive",
 )
+LEAVE = 12
 PAUSES = (0.0, 0.002, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -39,6 +41,10 @@ class Plan(Value):
     grace: float = 1.0
     success: float | None = None
     static: bool = False
+    skew: float = 0.0
+    members: Membership = Membership(join_interval=0.0)
+    restart: RestartPolicy = RestartPolicy()
+    regroup: float = 0.0
     steps: tuple[tuple[float, str, int], ...] = ()
 
     @property
@@ -49,6 +55,7 @@ class Plan(Value):
             shutdown_timeout=self.grace,
             kill_timeout=2.0,
             success_timeout=self.success,
+            regroup_grace=self.regroup,
         )
         return Spec(
             argv=("train",),
@@ -60,7 +67,30 @@ class Plan(Value):
             nproc=self.nproc,
             max_restarts=self.max_restarts,
             timing=timing,
+            membership=self.members,
+            restart=self.restart,
         )
+
+
+def random_members(rng: random.Random) -> Membership:
+    return Membership(
+        admit=rng.choice(ADMISSIONS),
+        join_interval=rng.choice((0.0, 0.5, 2.0)),
+        spares=rng.choice((0, 0, 0, 1)),
+        leave_signals=(LEAVE,),
+        notice_signal=rng.choice((None, 10)),
+        notice_grace=rng.choice((0.0, 1.0, 4.0)),
+        max_node_failures=rng.choice((None, None, 2)),
+    )
+
+
+def random_restart(rng: random.Random) -> RestartPolicy:
+    rule = rng.choice(("fail", "replace-node", "ignore", "restart"))
+    return RestartPolicy(
+        window=rng.choice((None, None, 5.0)),
+        delay=rng.choice((0.0, 0.0, 0.5)),
+        rules=rng.choice(((), (), (ExitRule("3", rule),))),
+    )
 
 
 def random_plan(seed: int) -> Plan:
@@ -79,6 +109,10 @@ def random_plan(seed: int) -> Plan:
         success=rng.choice((None, None, 4.0)),
         static=rng.random() < 0.15,
         steps=tuple(steps),
+        skew=rng.choice((0.0, 0.0, 0.001, 0.05)),
+        members=random_members(rng),
+        restart=random_restart(rng),
+        regroup=rng.choice((0.0, 0.0, 3.0)),
     )
 
 
@@ -89,7 +123,7 @@ class Player:
         self.plan = plan
         self.calm = False
         self.rng = random.Random(plan.seed)
-        self.cluster = Cluster(plan.spec, plan.seed, lambda _name, _order: self.script())
+        self.cluster = Cluster(plan.spec, plan.seed, lambda _name, _order: self.script(), plan.skew)
 
     def script(self) -> Script:
         rng = self.rng
@@ -158,6 +192,8 @@ class Player:
                 getattr(cluster, action)(each)
         elif action == "slow":
             cluster.slow(name, self.rng.choice((0.001, 0.05, 0.5)))
+        elif action == "leave":
+            cluster.signal(name, LEAVE)
         elif action in ("signal", "again"):
             cluster.signal(name, self.rng.choice((2, 15)))
             if action == "again":

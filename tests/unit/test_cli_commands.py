@@ -13,7 +13,8 @@ from rallypoint import driver, launch
 from rallypoint.cli import rallypoint as verbs
 from rallypoint.cli import rallyrun
 from rallypoint.cli.help import render
-from rallypoint.cli.options import LEGACY, VALUE, options
+from rallypoint.cli.option import LEGACY, VALUE
+from rallypoint.cli.options import options
 from rallypoint.model.errors import RefusedError, UsageError
 from rallypoint.model.result import Outcome
 
@@ -102,8 +103,8 @@ def test_a_closed_stderr_does_not_change_the_status():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "a verb is missing: run, store, version or help"),
-        (["start"], "there is no verb start; there are run, store, version and help"),
+        ([], "a verb is missing: run, store, doctor, version or help"),
+        (["start"], "there is no verb start; there are run, store, doctor, version and help"),
         (["store"], "store needs --listen HOST:PORT, the address that the nodes will name"),
         (["store", "--listen", "h:1", "x"], "store takes options only, not x"),
         (["store", "--listen", "h:x"], "--listen: 'h:x' is not usable: the port is a number from 0 to 65535"),
@@ -119,7 +120,7 @@ def test_store_serves(monkeypatch):
     monkeypatch.setattr(driver, "serve_store", lambda *args: served.append(args) or 5, raising=False)
     assert verbs.main(["store", "--listen", "::1", "-v"]) == 5
     assert verbs.main(["store", "--listen=10.0.0.1:7"]) == 5
-    assert served == [("::1", 29400, 1), ("10.0.0.1", 7, 0)]
+    assert served == [("::1", 29400, 1, "", None), ("10.0.0.1", 7, 0, "", None)]
 
 
 @pytest.mark.parametrize("argv", [["version"], ["--version"], ["run", "--version"]])
@@ -151,8 +152,8 @@ def test_help_tells_every_option_and_its_default(legacy):
             assert f"Default: {option.default}." in words
     groups = re.findall(r"^([A-Z].*)\n  ", text, re.MULTILINE)
     assert groups == [
-        "What to run", "Nodes and workers", "Rendezvous", "Restarts and stopping", "Logs and messages", "Devices",
-        "Accepted for compatibility", "Exit status", "Examples",
+        "What to run", "Nodes and workers", "Rendezvous", "Joining and leaving", "Restarts and stopping",
+        "Logs and messages", "Devices", "Accepted for compatibility", "Exit status", "Examples",
     ]  # fmt: skip
     assert all(f"\n  {status} " in text for status in (0, 2, 70, 75, 77, 124))
     assert "PET_NPROC_PER_NODE" in text

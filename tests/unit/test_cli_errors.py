@@ -17,8 +17,9 @@ PLACE = "it is HOST:PORT, as node1:29400 or [fd00::1]:29400"
 WHOLE = "it is a whole number, 0 or more"
 C10D = "--nnodes 2 --rdzv-backend c10d"
 KEYS = (
-    "join_timeout, last_call_timeout, close_timeout, read_timeout, keep_alive_interval, keep_alive_max_attempt, "
-    "timeout, is_host, rank, store_type, heartbeat_timeout"
+    "join_timeout, last_call_timeout, close_timeout, read_timeout, keep_alive_interval, regroup_grace, "
+    "keep_alive_max_attempt, timeout, is_host, rank, store_type, heartbeat_timeout, "
+    "token_file, protocol, ca_cert, ssl_cert, ssl_cert_key, user, password_file, etcd_prefix"
 )
 
 # (options, the sentence: where, value, what is allowed)
@@ -51,16 +52,27 @@ WRONG = [
     ("--nnodes 2 --node-rank 0 --rdzv-conf rank=1", "--node-rank", "0", "--rdzv-conf says rank=1"),
     ("--local-addr a/b", "--local-addr", "a/b", HOST),
     ("--local-addr 1:2", "--local-addr", "1:2", HOST),
-    ("--rdzv-backend etcd", "--rdzv-backend", "etcd", "not available in this version; c10d and static are"),
-    ("--rdzv-backend etcd-v2", "--rdzv-backend", "etcd-v2", "not available in this version; c10d and static are"),
+    ("--rdzv-backend etcd", "--rdzv-endpoint", "", "HOST:PORT,... of etcd's members is needed"),
+    ("--rdzv-backend etcd --rdzv-endpoint a:1,a:1", "--rdzv-endpoint", "a:1,a:1", "it names one place twice"),
+    ("--rdzv-backend etcd --rdzv-endpoint a --rdzv-conf user=u", "--rdzv-conf user", "u",
+     "it needs password_file beside it"),
+    ("--rdzv-backend file", "--rdzv-endpoint", "", "a folder that all nodes share is needed"),
+    ("--rdzv-backend file --rdzv-endpoint /no/such/folder", "--rdzv-endpoint", "/no/such/folder",
+     "there is no folder /no/such in which to make it"),
+    ("--rdzv-backend file --rdzv-endpoint /etc/passwd", "--rdzv-endpoint", "/etc/passwd",
+     "it is a file; a folder that all nodes share is needed"),
     ("--rdzv-backend zeus", "--rdzv-backend", "zeus",
-     "it is c10d or static (etcd, etcd-v2 and file are not available yet)"),
+     "it is c10d, static, etcd or file"),
     (C10D, "--rdzv-endpoint", "", "HOST:PORT of one node is needed with --rdzv-backend c10d"),
     (C10D + " --rdzv-endpoint h:0", "--rdzv-endpoint", "h:0", "2 nodes need one port that all of them know, not 0"),
     ("--nnodes 2 --master-port 0", "--master-port", "0", "2 nodes need one port that all of them know, not 0"),
     (C10D + " --rdzv-endpoint h:70000", "--rdzv-endpoint", "h:70000", "the port is a number from 0 to 65535"),
     (C10D + " --rdzv-endpoint http://h:1", "--rdzv-endpoint", "http://h:1", PLACE),
     (C10D + " --rdzv-endpoint a:1,b:2", "--rdzv-endpoint", "a:1,b:2", PLACE),
+    (C10D + " --rdzv-endpoint h --rdzv-conf ssl_cert=x", "--rdzv-conf ssl_cert", "x",
+     "it needs ssl_cert_key beside it"),
+    ("--restart-scope node", "--restart-scope", "node", "it is job; node and worker are not available in this version"),
+    ("--nnodes 2 --rdzv-endpoint a:1,b:2", "--rdzv-endpoint", "a:1,b:2", PLACE),
     (C10D + " --rdzv-endpoint 'a b:1'", "--rdzv-endpoint", "a b:1", PLACE),
     (C10D + " --rdzv-endpoint :1", "--rdzv-endpoint", ":1", "host:port is needed"),
     (C10D + " --rdzv-endpoint h --rdzv-id=", "--rdzv-id", "", "it is a name for the run, the same on every node"),
@@ -72,9 +84,7 @@ WRONG = [
     ("--rdzv-conf join_timeout=", "--rdzv-conf", "join_timeout=",
      "it is KEY=VALUE,KEY=VALUE and 'join_timeout=' is not"),
     ("--rdzv-conf jointimeout=1", "--rdzv-conf jointimeout", "1", "there is no such key; there are " + KEYS),
-    ("--rdzv-conf ssl_cert=x", "--rdzv-conf ssl_cert", "x", "etcd is not available in this version"),
-    ("--rdzv-conf store_type=file", "--rdzv-conf store_type", "file",
-     "it is tcp; file is not available in this version"),
+    ("--rdzv-conf store_type=disk", "--rdzv-conf store_type", "disk", "it is tcp or file"),
     ("--rdzv-conf join_timeout=0", "--rdzv-conf join_timeout", "0", "it is a time in seconds, above 0"),
     ("--rdzv-conf join_timeout=nan", "--rdzv-conf join_timeout", "nan", "it is a time in seconds, above 0"),
     ("--rdzv-conf last_call_timeout=-1", "--rdzv-conf last_call_timeout", "-1", "it is a time in seconds, 0 or more"),
@@ -106,9 +116,28 @@ WRONG = [
     ("--logs file", "--logs", "file", "it is one of pipe, inherit"),
     ("--logs inherit --tee 3", None, "--tee needs --logs pipe: with inherit the launcher sees no output", None),
     ("--numa-binding x", "--numa-binding", "x", "it is one of node, socket, exclusive, core-complex"),
-    ("--logs-specs mine", "--logs-specs", "mine", "not available in this version, leave it out"),
+    ("--logs-specs mine", "--logs-specs", "mine",
+     "it is an entry point of the group torchrun.logs_specs; there are: default"),
     ("--event-log-handler mine", "--event-log-handler", "mine",
      "there is no event handler 'mine'; there are console, dynamic_rendezvous, null"),
+    ("--admit later", "--admit", "later", "it is one of now, at-restart, when-ready"),
+    ("--join-interval -1", "--join-interval", "-1", "it is a time in seconds, 0 or more"),
+    ("--spares x", "--spares", "x", WHOLE),
+    ("--max-node-failures 0", "--max-node-failures", "0", "it is a whole number, 1 or more"),
+    ("--topology env:NONE", "--topology", "env:NONE", "the variable NONE is not set on this node"),
+    ("--topology file:/none", "--topology", "file:/none", "the file cannot be read: No such file or directory"),
+    ("--topology 'cmd:exit 3'", "--topology", "cmd:exit 3", "the command failed with status 3"),
+    ("--leave-signals KILL", "--leave-signals", "KILL", "no program can catch SIGKILL"),
+    ("--notice-signal USR1,USR2", "--notice-signal", "USR1,USR2", "it is one signal, as USR1"),
+    ("--restart-window 0", "--restart-window", "0", "it is a time in seconds, above 0"),
+    ("--restart-delay 1:x", "--restart-delay", "1:x", "it is FIRST or FIRST:MAX, times in seconds, as 1:60"),
+    ("--restart-delay 9:1", "--restart-delay", "9:1", "it is FIRST:MAX with FIRST no larger than MAX"),
+    ("--restart-scope all", "--restart-scope", "all", "it is one of job, node, worker"),
+    ("--on-exit 17", "--on-exit", "17",
+     "it is WHAT=ACTION,... and '17' is not; actions are restart, fail, replace-node, ignore"),
+    ("--on-exit 0=fail", "--on-exit", "0=fail", "0 is no exit status of a failure; they are 1 to 255"),
+    ("--on-exit a-b=fail", "--on-exit", "a-b=fail", "'a-b' is no exit status, signal or exception type"),
+    ("--warm-start a-b", "--warm-start", "a-b", "it is on, off, or names of modules, as torch,numpy"),
     ("--monitor-interval x", "--monitor-interval", "x", "it is a time in seconds, 0 or more"),
 ]  # fmt: skip
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from rallypoint.cli.options import ACTION, COUNT, FLAG, VALUE, options
+from rallypoint.cli.option import ACTION, COUNT, FLAG, VALUE
+from rallypoint.cli.options import options
 from rallypoint.cli.parse import MisuseError, parse
 from rallypoint.model.errors import UsageError
 
@@ -104,7 +105,7 @@ def test_the_scripts_arguments_survive_untouched(launcher, dashes, words):
         (["-nnodes", "2", "s.py"], "there is no option -nnodes; --nnodes is close"),
         (["-x", "s.py"], "there is no option -x"),
         (["--n", "2", "s.py"], "--n may mean --no-python or --nnodes or --nproc-per-node or --node-rank or "
-         "--numa-binding: write more of it"),
+         "--notice-signal or --notice-grace or --numa-binding: write more of it"),
         (["--nnodes"], "--nnodes needs a value after it"),
         (["--role", "--standalone", "s.py"], "--role needs a value after it, not the option --standalone "
          "(a value with - is written --role=-...)"),

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from rallypoint.cli.options import FLAG, VALUE, options
+from rallypoint.cli.option import FLAG, VALUE
+from rallypoint.cli.options import options
 from rallypoint.cli.parse import parse
 from rallypoint.cli.settings import settle
-from rallypoint.model.spec import LogSpec, Spec, Timing
+from rallypoint.model.spec import ExitRule, LogSpec, Membership, RestartPolicy, Spec, Timing
 
 PYTHON = (sys.executable, "-u")
 SCRIPT = (*PYTHON, "train.py")
@@ -67,6 +68,21 @@ GOLDEN = [
     ("--numa-binding core-complex train.py", {"numa": "core-complex"}),
     ("--devices 3 train.py", {"devices": ("3",)}),
     ("--devices 1,3 --virtual-local-rank train.py", {"devices": ("1", "3"), "nproc": 2, "virtual_local_rank": True}),
+    # joining, leaving, restarting
+    ("--admit at-restart --join-interval 0 --spares 2 train.py",
+     {"membership": Membership(admit="at-restart", join_interval=0.0, spares=2)}),
+    ("--topology rack-7 --leave-signals USR2 --max-node-failures 3 train.py",
+     {"membership": Membership(topology="rack-7", leave_signals=(signal.SIGUSR2,), max_node_failures=3)}),
+    ("--topology 'cmd:echo a b; echo c' --notice-signal USR1 --notice-grace 4 train.py",
+     {"membership": Membership(topology="a b", notice_signal=signal.SIGUSR1, notice_grace=4.0)}),
+    ("--restart-window 60 --restart-delay 1:8 --restart-scope job train.py",
+     {"restart": RestartPolicy(window=60.0, delay=1.0, max_delay=8.0)}),
+    ("--warm-start off train.py", {"warm_start": None}),
+    ("--warm-start torch,numpy.linalg train.py", {"warm_start": ("torch", "numpy.linalg")}),
+    ("--restart-delay 90 train.py", {"restart": RestartPolicy(delay=90.0, max_delay=90.0)}),
+    ("--on-exit 17=fail,kill=restart,torch.OutOfMemoryError=replace-node train.py",
+     {"restart": RestartPolicy(rules=(ExitRule("17", "fail"), ExitRule("SIGKILL", "restart"),
+                                      ExitRule("torch.OutOfMemoryError", "replace-node")))}),
     # one node alone
     ("--standalone train.py", {}),
     ("--nnodes 1:1 --rdzv-backend static train.py", {}),
@@ -182,6 +198,10 @@ SAMPLES = {
     "local_ranks_filter": "0", "duplicate_stdout_filters": "a,,b", "duplicate_stderr_filters": "c",
     "logs": "inherit", "log_format": "json", "numa_binding": "node", "monitor_interval": "1", "start_method": "fork",
     "event_log_handler": "console", "logs_specs": "s", "devices": "1,3", "omp": "auto",
+    "admit": "when-ready", "join_interval": "3", "spares": "1", "max_node_failures": "2", "topology": "rack7",
+    "leave_signals": "USR2", "notice_signal": "USR1", "notice_grace": "5", "restart_window": "60",
+    "restart_delay": "1:8", "restart_scope": "node", "on_exit": "17=fail,SIGKILL=restart",
+    "warm_start": "torch",
     "module": "", "no_python": "", "run_path": "", "use_env": "", "standalone": "", "virtual_local_rank": "",
 }  # fmt: skip
 OPTIONS = [o for o in options(legacy=True) if o.kind in (VALUE, FLAG)]

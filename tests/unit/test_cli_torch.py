@@ -177,7 +177,8 @@ def test_the_legacy_form_means_what_torch_makes_of_it(line, monkeypatch):
 def test_every_option_of_torchrun_is_ours_too():
     from torch.distributed.run import get_args_parser
 
-    from rallypoint.cli.options import COUNT, FLAG, TORCHRUN, options
+    from rallypoint.cli.option import COUNT, FLAG, TORCHRUN
+    from rallypoint.cli.options import options
 
     ours = {o.name: o for o in options(legacy=False) if o.origin == TORCHRUN}
     theirs = {}
@@ -197,7 +198,8 @@ def test_every_option_of_torchrun_is_ours_too():
 def test_plain_torchrun_defaults_are_ours():
     from torch.distributed.run import get_args_parser
 
-    from rallypoint.cli.options import TORCHRUN, VALUE, options
+    from rallypoint.cli.option import TORCHRUN, VALUE
+    from rallypoint.cli.options import options
 
     parser = get_args_parser()
     for option in options(legacy=False):

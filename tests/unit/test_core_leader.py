@@ -18,7 +18,7 @@ class Lead:
         self.joined = 0
         self.view = view
         if view is not FIRST:
-            self.board.view_seen(view)
+            self.board.view_seen(view, self.now)
         for name in names:
             self.peer(name)
         self.board.complete = True
@@ -44,7 +44,7 @@ class Lead:
         view = self.next(after)
         if view is not None:
             self.view = view
-            self.board.view_seen(view)
+            self.board.view_seen(view, self.now)
         return view
 
     def running(self):

@@ -85,10 +85,3 @@ def test_what_a_restart_costs():
     assert policy.costs_restart([consequence], node_lost=False)
     assert not policy.costs_restart([consequence], node_lost=True)
     assert not policy.costs_restart([], node_lost=True)
-
-
-def test_when_it_is_final():
-    assert policy.is_final([failure()], 0, 0)
-    assert not policy.is_final([failure()], 0, 1)
-    assert policy.is_final([failure()], 1, 1)
-    assert policy.is_final([failure(kind="spawn")], 0, 5)

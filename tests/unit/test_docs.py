@@ -94,6 +94,12 @@ def test_readme_commands_can_be_run(command):
 def test_the_tests_packages_are_named():
     """README names what .ci/run and scripts/venv need of the distribution."""
     readme = (ROOT / "README.md").read_text()
-    for package in ("python3-venv", "iproute2", "nftables"):
+    for package in ("python3-venv", "iproute2", "nftables", "etcd-server", "openssl"):
         assert package in readme
         assert package in (ROOT / ".ci/run").read_text() + (ROOT / "scripts/venv").read_text()
+
+
+def test_every_test_that_the_faults_name_exists():
+    there = {n for p in ROOT.glob("tests/**/*.py") for n in re.findall(r"(?m)^def (test_\w+)", p.read_text())}
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+    assert named and named - there == set()

@@ -4,7 +4,7 @@ import os
 
 from rallypoint.driver.loop import Loop
 from rallypoint.driver.services import Services
-from rallypoint.model.spec import Call, Spec
+from rallypoint.model.spec import Spec
 
 
 def test_nothing_is_arranged_for_nobody():
@@ -24,15 +24,3 @@ def test_workers_learn_where_the_timer_is(tmp_path):
         assert path == str(tmp_path / "watchdog_timer_m") and os.path.exists(path)
         services.close()
         assert not os.path.exists(path)
-
-
-def test_a_fork_server_cannot_bind_its_children_apart():
-    said = []
-    with Loop() as loop:
-        spec = Spec((), {}, numa="node", call=Call(print, {0: ()}, "forkserver"))
-        services = Services(spec, loop, "m", said.append)
-        before = os.sched_getaffinity(0)
-        with services.place(0):
-            assert os.sched_getaffinity(0) == before
-        assert services.spec.numa is None and len(said) == 1 and "forkserver" in said[0]
-        services.close()

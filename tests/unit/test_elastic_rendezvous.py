@@ -91,8 +91,6 @@ def test_own_backends_make_handlers_that_open_nothing():
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'nope' is unknown; known are c10d, .*static.*torchrun.handlers"):
         registry.get_rendezvous_handler(params("nope"))
-    with pytest.raises(ValueError, match="not available in this version; there are c10d"):
-        registry.get_rendezvous_handler(params("etcd"))
 
 
 def test_a_registry_takes_a_name_once_and_checks_its_handlers():
@@ -164,7 +162,11 @@ def test_times_are_read_from_the_configuration():
         (("static", "h", (2, 2), {"rank": 1}), "has no port"),
         (("c10d", "h:0", (1, 2), {}), "need one port"),
         (("memory", "", (1, 2), {}), "is for one node"),
-        (("c10d", "h:1", (1, 2), {"store_type": "file"}), "store_type=file"),
+        (("c10d", "h:1", (1, 2), {"store_type": "disk"}), "store_type is 'disk'; it is tcp or file"),
+        (("etcd", "", (1, 2), {}), "HOST:PORT,... of its members"),
+        (("etcd", "h", (1, 2), {"user": "u"}), "it needs password_file"),
+        (("file", "/no/such/folder", (1, 2), {}), "it is a folder that all nodes share"),
+        (("c10d", "h:1", (1, 2), {"ssl_cert": "x"}), "it needs ssl_cert_key"),
         (("c10d", "h:1", (1, 1), {"join_timeout": -1}), "join_timeout.*above 0"),
         (("c10d", "h:1", (1, 1), {"keep_alive_max_attempt": "many"}), "whole number"),
     ],
@@ -173,6 +175,15 @@ def test_what_cannot_work_is_refused(told, words):
     backend, endpoint, nodes, config = told
     with pytest.raises(ValueError, match=words):
         meeting(params(backend, endpoint, nodes, **config))
+
+
+def test_stores_that_nobody_hosts(tmp_path):
+    fields = meeting(params("etcd-v2", "a,[fd00::1]:1", (1, 2), etcd_prefix="/x"))
+    assert (fields["backend"], fields["endpoint"]) == ("etcd", "a:2379,[fd00::1]:1")
+    assert fields["store"] == {"etcd_prefix": "/x"}
+    for told in (("file", {}), ("c10d", {"store_type": "file"})):
+        fields = meeting(params(told[0], str(tmp_path / "new"), (1, 2), **told[1]))
+        assert (fields["backend"], fields["endpoint"]) == ("file", str(tmp_path / "new"))
 
 
 def test_a_setting_that_nobody_reads_is_said(caplog):

@@ -36,7 +36,7 @@ CORE_NEVER = {"os", "time", "socket", "threading", "asyncio", "selectors", "rand
 LAUNCH_NEVER = {"dataclasses", "typing", "inspect", "asyncio", "logging", "tempfile", "uuid", "shutil", "subprocess"}
 LAUNCH_NEVER |= {"threading", "multiprocessing", "selectors", "http", "pathlib"}
 OFF_THE_LAUNCH_PATH = {"testing", "elastic"}
-ON_DEMAND = {"observe/handlers.py"}  # of the launch path's rooms, but imported only where torch's events are wanted
+ON_DEMAND = {"observe/handlers.py", "driver/preflight.py"}  # of the launch path's rooms, but imported only where wanted
 
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -19,7 +19,7 @@ from rallypoint.store.messages import (
     Watch,
     Welcome,
 )
-from rallypoint.store.state import FOREVER, KEEP, State
+from rallypoint.store.state import FOREVER, KEEP, StaleError, State
 
 
 class Story:
@@ -34,8 +34,8 @@ class Story:
     def told(self, out):
         return [(self.names[session], message) for session, message in out]
 
-    def join(self, name, ttl=10.0, run="run", token=None, version="1"):
-        hello = Hello(PROTOCOL, version, run, name, ttl, token or name)
+    def join(self, name, ttl=10.0, run="run", token=None, version="1", attempt=0):
+        hello = Hello(PROTOCOL, version, run, name, ttl, token or name, attempt)
         session, out = self.state.join(hello, self.now)
         self.sessions[name] = session
         self.names[session] = name
@@ -177,6 +177,17 @@ def test_the_same_session_on_a_second_connection_takes_over_the_leases():
     assert story.leave("a1", left=False) == [], "the old connection's end ends nothing"
     assert story.say("a2", Lease(1, "k", 10.0, 2))[0] == ("a2", Answer(1, True, 2, created=1))
     assert [who for who, _ in story.leave("a2")] == ["w"], "the old connection's watches are gone"
+
+
+def test_a_connection_that_its_node_has_given_up_takes_nothing_over():
+    """A store that was stopped finds the attempts of before in its queue, and may read the last one first."""
+    story = Story()
+    story.join("a2", token="secret", attempt=2)
+    story.say("a2", Lease(1, "k", 10.0, 1))
+    with pytest.raises(StaleError):
+        story.join("a1", token="secret", attempt=1)
+    assert story.say("a2", Lease(2, "k", 10.0, 2))[0] == ("a2", Answer(2, True, 2, created=1))
+    assert story.join("a3", token="secret", attempt=3)[0] == ("a3", Welcome(2, 0, True))
 
 
 def test_the_terms_of_a_key_under_a_lease():

@@ -6,7 +6,20 @@ from rallypoint.model.errors import UsageError
 from rallypoint.model.reading import seconds, signals, truth, whole
 from rallypoint.net import split_endpoint
 
-__all__ = ["endpoint", "filters", "host", "nodes", "pairs", "ranks", "seconds", "signals", "streams", "truth", "whole"]
+__all__ = [
+    "endpoint",
+    "endpoints",
+    "filters",
+    "host",
+    "nodes",
+    "pairs",
+    "ranks",
+    "seconds",
+    "signals",
+    "streams",
+    "truth",
+    "whole",
+]
 
 
 def nodes(where: str, text: str) -> tuple[int, int]:
@@ -46,6 +59,14 @@ def endpoint(where: str, text: str, default_port: int) -> tuple[str, int]:
         return host(where, name), port
     except UsageError:
         raise UsageError(where, text, "it is HOST:PORT, as node1:29400 or [fd00::1]:29400") from None
+
+
+def endpoints(where: str, text: str, default_port: int) -> tuple[tuple[str, int], ...]:
+    """Read one or several endpoints, separated by commas; each once."""
+    found = tuple(endpoint(where, part.strip(), default_port) for part in text.split(","))
+    if len(set(found)) < len(found):
+        raise UsageError(where, text, "it names one place twice")
+    return found
 
 
 def streams(where: str, text: str) -> dict[int, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from rallypoint.cli.options import GROUPS, LEGACY, VALUE, Option
+from rallypoint.cli.option import LEGACY, MAYBE, VALUE, Option
+from rallypoint.cli.options import GROUPS
 
 WIDTH = 96
 _COLUMN = 34
@@ -31,7 +32,7 @@ Exit status
   2      wrong option, value or variable; nothing was started
   70     the launcher itself failed
   75     too few nodes came in time
-  77     the run refused this node (another run id, another number of nodes, another version)
+  77     the run refused this node (another run id, number of nodes, version; or --preflight failed)
   124    --success-timeout passed
 
 Examples
@@ -52,7 +53,8 @@ def render(name: str, legacy: bool = False) -> str:
 
 def _entry(option: Option) -> str:
     head = "  " + (f"{option.short}, " if option.short else "    ") + option.name
-    head += f" {option.metavar}" if option.metavar else ""
+    gap = "" if option.kind == MAYBE else " "
+    head += f"{gap}{option.metavar}" if option.metavar else ""
     text = option.help
     if option.choices and len(option.choices) > 2:
         text += f" One of {', '.join(option.choices)}."

@@ -10,7 +10,8 @@ What it shares with argparse: ``--name value``, ``--name=value``, unique abbrevi
 
 from __future__ import annotations
 
-from rallypoint.cli.options import ACTION, COUNT, FLAG, TORCHRUN, VALUE, Option, options
+from rallypoint.cli.option import ACTION, COUNT, FLAG, MAYBE, TORCHRUN, VALUE, Option
+from rallypoint.cli.options import options
 from rallypoint.model.errors import UsageError
 
 TYPE_CHECKING = False
@@ -115,6 +116,8 @@ def _long(word: str, words: list[str], table: Sequence[Option], said: Said) -> t
     option = _find(name, table)
     if option.kind == VALUE:
         said[option.dest] = (text if equals else _next(name, words), name)
+    elif option.kind == MAYBE:
+        said[option.dest] = (text, name)
     elif equals:
         raise UsageError(name, text, "it takes no value")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rallypoint.cli import convert
 from rallypoint.cli.command import worker_command
 from rallypoint.cli.devices import share_out
+from rallypoint.cli.elasticity import elasticity
 from rallypoint.cli.parse import MisuseError
 from rallypoint.cli.rendezvous import rendezvous
 from rallypoint.model.errors import UsageError
@@ -31,10 +32,10 @@ class Settings(Value):
 
 def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Settings:
     """Return the settings of a run. Raises UsageError; nothing has been started or opened then."""
-    _refuse_later(given)
+    convert.seconds(given.where("monitor_interval"), given.text("monitor_interval"), zero=True)
     min_nodes, max_nodes = convert.nodes(given.where("nnodes"), given.text("nnodes"))
     nproc, devices = share_out(given, environ)
-    meeting, notices = rendezvous(given, max_nodes)
+    meeting, notices = rendezvous(given, max_nodes, environ)
     if meeting.backend == "static" and min_nodes != max_nodes:
         raise given.wrong("nnodes", "it is one number with --rdzv-backend static; c10d takes MIN:MAX")
     argv, hook = worker_command(given, environ, legacy)
@@ -43,37 +44,26 @@ def settle(given: Given, environ: Mapping[str, str], legacy: bool = False) -> Se
         argv=argv,
         environ=_environ(given, environ),
         hook=hook,
-        run_id=meeting.run_id,
         role=given.text("role"),
         min_nodes=min_nodes,
         max_nodes=max_nodes,
         nproc=nproc,
-        backend=meeting.backend,
-        endpoint=meeting.endpoint,
-        is_host=meeting.is_host,
-        node_rank=meeting.node_rank,
         local_addr=_local_addr(given),
         max_restarts=convert.whole(given.where("max_restarts"), given.text("max_restarts")),
-        timing=meeting.timing.replace(**_stop_times(given, environ)),
         signals=handled,
         forward_signals=forwarded,
         virtual_local_rank=given.flag("virtual_local_rank"),
-        logs=_logs(given, environ),
+        logs=_logs(given, environ, nproc),
         verbosity=given.count("verbose"),
         log_format=given.text("log_format"),
         color=_color(environ),
         numa=given.text("numa_binding") or None,
         devices=devices,
         omp=_omp(given),
+        **meeting.replace(timing=meeting.timing.replace(**_stop_times(given, environ))).as_dict(),
+        **elasticity(given, environ),
     )
     return Settings(spec.validate(), (*notices, *_notices(given, environ, spec)), _event_log(given))
-
-
-def _refuse_later(given: Given) -> None:
-    """Refuse what a later version brings."""
-    if given.said("logs_specs"):
-        raise given.wrong("logs_specs", "not available in this version, leave it out")
-    convert.seconds(given.where("monitor_interval"), given.text("monitor_interval"), zero=True)
 
 
 def _event_log(given: Given) -> str:
@@ -134,7 +124,7 @@ def _signals(given: Given) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(s for s in handled if s not in both), forwarded
 
 
-def _logs(given: Given, environ: Mapping[str, str]) -> LogSpec:
+def _logs(given: Given, environ: Mapping[str, str], nproc: int) -> LogSpec:
     shown = given.text("local_ranks_filter")
     logs = LogSpec(
         directory=given.text("log_dir") or None,
@@ -152,7 +142,11 @@ def _logs(given: Given, environ: Mapping[str, str]) -> LogSpec:
                 raise MisuseError(
                     f"{given.where(dest)} needs {given.where('logs')} pipe: with inherit the launcher sees no output"
                 )
-    return logs
+    if not given.text("logs_specs"):
+        return logs
+    from rallypoint.cli.logs_specs import chosen
+
+    return chosen(given, logs, nproc)
 
 
 def _color(environ: Mapping[str, str]) -> bool | None:

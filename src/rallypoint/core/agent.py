@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 
 from rallypoint.core import worker
-from rallypoint.core.ending import outcome_of_view, refused, stopped, store_gone, timed_out
+from rallypoint.core.ending import outcome_of_view, put_aside, refused, stopped, store_gone, timed_out
 from rallypoint.core.group import EVENTS as GROUP_EVENTS
 from rallypoint.core.group import Group
 from rallypoint.core.leader import Board
@@ -31,6 +31,7 @@ from rallypoint.model.event import (
     LeaderSeen,
     PeerLost,
     PeerSeen,
+    Prepared,
     Refused,
     Serving,
     SignalReceived,
@@ -40,7 +41,8 @@ from rallypoint.model.event import (
     ViewSeen,
 )
 from rallypoint.model.node import View
-from rallypoint.model.order import Finish, Gather, Join, Lead, Leave, Order, Propose, ServeWorkers, Signal
+from rallypoint.model.order import Finish, Gather, Join, Lead, Leave, Order, Prepare, Propose, ServeWorkers, Signal
+from rallypoint.model.spec import WHEN_READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,13 +52,17 @@ if TYPE_CHECKING:
     from rallypoint.model.spec import Spec
 
 
+LEADER_PATIENCE = 5.0
+"""Seconds beyond --notice-grace that a node which is to leave waits for the leader to stop the round."""
+
+
 class Agent:
     """The composition of the three machines. ``info`` is what this node says of itself."""
 
     def __init__(self, spec: Spec, info: NodeInfo) -> None:
         self.state = OUT
         self.info = info
-        self.group = Group(spec.timing)
+        self.group = Group(spec.timing, spec.restart.rules)
         self.view = View(round=0, phase=node.FORMING)
         self._spec = spec
         self._board = Board(spec)
@@ -70,10 +76,14 @@ class Agent:
         self._serving = 0  # the round for which a worker store was asked for
         self._served = 0  # ... and is open
         self._join_by: float | None = None
+        self._lost_at: float | None = None
         self._fence_at: float | None = None
         self._fenced = False
         self._outcome: Outcome | None = None
         self._signal: int = signal.SIGTERM
+        self._leave_by: float | None = None  # told to leave, with notice for the workers
+        self._leave_signal: int = signal.SIGTERM
+        self._noticed = 0  # the last round whose workers were told of a planned stop
         self._remembered: dict[str, int] = {}  # of the last round here, for a store that knows nothing of it
 
     def handle(self, event: Event, now: float) -> list[Order]:
@@ -97,7 +107,7 @@ class Agent:
         """When ``handle(DeadlinePassed(), ...)`` is wanted, in monotonic seconds; None: not by time alone."""
         if self.state == CLOSED:
             return None
-        times = [self.group.wake_at(), self._fence_at]
+        times = [self.group.wake_at(), self._fence_at, self._leave_by]
         if self.state in (OUT, JOINING) and not self.group.active:
             times.append(self._join_by)
         if self._may_propose:
@@ -109,8 +119,11 @@ class Agent:
     def _started(self, _event: Started, now: float) -> None:
         self._join_by = now + self._spec.timing.join_timeout
 
-    def _store_back(self, event: StoreBack, _now: float) -> None:
+    def _store_back(self, event: StoreBack, now: float) -> None:
         self._connected = True
+        if self._lost_at is not None:
+            self._board.apart(now - self._lost_at)
+            self._lost_at = None
         self._fence_at = None
         if self._leads and event.fresh:
             # Our lease is gone and somebody else may have taken it: lead no more until that is known.
@@ -124,6 +137,7 @@ class Agent:
 
     def _store_lost(self, event: StoreLost, now: float) -> None:
         self._connected = False
+        self._lost_at = now if self._lost_at is None else self._lost_at
         if self._fence_at is None and not self._fenced:
             self._fence_at = now + max(0.0, self._spec.timing.lease - event.silent)
 
@@ -142,13 +156,13 @@ class Agent:
             self._proposing = False
         return [Gather()] if self._leads and not led else []
 
-    def _view_seen(self, event: ViewSeen, _now: float) -> None:
+    def _view_seen(self, event: ViewSeen, now: float) -> None:
         self._proposing = False
         self._revision = event.revision
         self._view_there = event.view is not None
         if event.view is not None:
             self.view = event.view
-            self._board.view_seen(event.view)
+            self._board.view_seen(event.view, now)
         elif self.view.phase != node.FORMING:
             # A fresh store: what we remember of the run goes on from its last round.
             again = "the store began anew"
@@ -170,6 +184,8 @@ class Agent:
         number = event.number
         if number in self._spec.forward_signals:
             return [Signal(w.id, number, group=False) for w in self.group.workers if w.state == worker.RUNNING]
+        if number in self._spec.membership.leave_signals:
+            return self._told_to_leave(number, now)
         if number not in self._spec.signals:
             return []
         if self._outcome is not None and self._outcome.status == "stopped":
@@ -178,7 +194,27 @@ class Agent:
         self._outcome = stopped(number, self.view)
         return []
 
+    def _told_to_leave(self, number: int, now: float) -> list[Order]:
+        """Go, as at SIGTERM; but where workers get notice of a planned stop, let the others plan it first."""
+        self._signal = signal.SIGTERM
+        members = self._spec.membership
+        planned = members.notice_signal is not None or members.admit == WHEN_READY
+        if planned and self.group.active and self._outcome is None:
+            self.info = self.info.replace(leaving=True)
+            # The leader plans with the same grace; should there be none, this node goes by itself.
+            self._leave_by = now + members.notice_grace + LEADER_PATIENCE
+            self._leave_signal = number
+        else:
+            self._end(stopped(number, self.view))
+        return []
+
+    def _prepared(self, event: Prepared, _now: float) -> None:
+        self.info = self.info.replace(ready=event.round)
+
     def _deadline(self, _event: DeadlinePassed, now: float) -> None:
+        if self._leave_by is not None and now >= self._leave_by:
+            self._leave_by = None
+            self._end(stopped(self._leave_signal, self.view))
         if self._fence_at is not None and now >= self._fence_at:
             self._fence(now)
         waiting = self.state in (OUT, JOINING) and self._join_by is not None
@@ -203,6 +239,8 @@ class Agent:
         if closed and self._outcome is None:
             self._outcome = outcome_of_view(self.view)
         orders: list[Order] = []
+        if not self.group.active:
+            self._go_if_unwanted()
         if self.group.active:
             orders += self._hold_or_stop(now)
         elif self._outcome is not None:
@@ -219,6 +257,14 @@ class Agent:
         orders += self._announce()
         orders += self._take_place(now)
         return orders + self._lead(now)
+
+    def _go_if_unwanted(self) -> None:
+        """Nothing runs here: a node that was told to leave goes, and so does one that was put aside."""
+        if self.info.leaving:
+            self._leave_by = None
+            self._end(stopped(self._leave_signal, self.view))
+        elif self._view_there and self.info.id in self.view.aside:
+            self._end(put_aside(self.view, self.group.failures))
 
     @property
     def _needs_worker_store(self) -> bool:
@@ -242,7 +288,15 @@ class Agent:
             return self.group.stop(signal.SIGTERM, now)
         if view.finishing or self.group.some_succeeded:
             self.group.expect_success(now)
-        return []
+        return self._give_notice() if view.pending and self._noticed != view.round else []
+
+    def _give_notice(self) -> list[Order]:
+        """A planned stop is near: the workers are told, once a round, and may save."""
+        self._noticed = self.view.round
+        number = self._spec.membership.notice_signal
+        running = [w.id for w in self.group.workers if w.state == worker.RUNNING]
+        signals = [] if number is None else [Signal(w, number, group=False) for w in running]
+        return [*signals, Prepare(self.view.round)]
 
     @property
     def _finished_well(self) -> bool:
@@ -278,7 +332,7 @@ class Agent:
         if self._spec.timing.success_timeout is not None and self.group.some_succeeded:
             return working.replace(state=node.FINISHING)
         # The view says already that we work; only a store that knows nothing of us must be told.
-        return self._announced or working
+        return (self._announced or working).replace(ready=self.info.ready, leaving=self.info.leaving)
 
     def _take_place(self, now: float) -> list[Order]:
         """A round runs or forms: start our workers in it, stand by, or wait."""

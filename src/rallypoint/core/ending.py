@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from rallypoint.model import exits
-from rallypoint.model.result import Outcome, signal_name
+from rallypoint.model.result import Failure, Outcome, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rallypoint.model.event import Refused
     from rallypoint.model.node import View
 
@@ -27,7 +29,15 @@ def stopped(number: int, view: View) -> Outcome:
 def refused(event: Refused) -> Outcome:
     """The run would not have this node."""
     reason = f"refused: {event.field} is {event.mine!r} here, {event.theirs!r} in the run"
+    if not event.theirs:
+        reason = f"kept out: {event.field}: {event.mine}"
     return Outcome(status="refused", exit_code=exits.REFUSED, reason=reason)
+
+
+def put_aside(view: View, failures: Sequence[Failure]) -> Outcome:
+    """The run goes on without this node; ``failures`` are those of its own workers."""
+    code = next((f.status for f in failures if f.status), exits.REFUSED)
+    return _outcome("failed", code, view.reason, view).replace(failures=tuple(failures))
 
 
 def timed_out(limit: float, view: View) -> Outcome:

@@ -17,13 +17,14 @@ from rallypoint.model.errors import IllegalTransitionError
 from rallypoint.model.event import DeadlinePassed, Event, Exited, Spawned, SpawnFailed, Swept
 from rallypoint.model.order import DumpStacks, Order, Publish, Spawn, Sweep
 from rallypoint.model.result import Failure, WorkerId
+from rallypoint.model.spec import IGNORE as IGNORED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rallypoint.model.node import Assignment, NodeInfo
-    from rallypoint.model.spec import Timing
+    from rallypoint.model.spec import ExitRule, Timing
 
 EMPTY = "EMPTY"
 STARTING = "STARTING"
@@ -73,12 +74,13 @@ STACKS_WAIT = 0.5
 class Group:
     """The machine of this node's workers. ``failures`` are those of the current round."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: Timing, rules: Sequence[ExitRule] = ()) -> None:
         self.state = EMPTY
         self.round = 0
         self.workers: list[worker.Worker] = []
         self.failures: list[Failure] = []
         self._timing = timing
+        self._rules = rules
         self._info: NodeInfo | None = None
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
@@ -176,6 +178,10 @@ class Group:
         ended = self._find(event.worker)
         ended.exited(event.exit)
         failure = policy.worker_failure(ended, self._node, len(self.failures))
+        rule = policy.rule_for(failure, self._rules) if failure else None
+        if rule is not None and rule.action == IGNORED:
+            ended.exit = event.exit.replace(code=0, signal=None)  # it counts as a success
+            return []
         # One failure for each worker: that of an overdue one is known already.
         if failure and all(f.local_rank != failure.local_rank for f in self.failures):
             self.failures.append(failure)

@@ -22,6 +22,7 @@ from rallypoint.model.event import (
     PeerLost,
     PeerRefused,
     PeerSeen,
+    Prepared,
     Refused,
     Serving,
     SignalReceived,
@@ -62,6 +63,7 @@ _EVERYWHERE: dict[type[Event], str] = {
     FailureSeen: "_failure_seen",
     Gathered: "_gathered",
     PeerRefused: IGNORE,
+    Prepared: "_prepared",
     SignalReceived: "_signal_received",
     DeadlinePassed: "_deadline",
 }

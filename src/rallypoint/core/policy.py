@@ -1,6 +1,6 @@
-"""Judgements: what is a failure, whose, which one is the cause, and whether the budget allows another try.
+"""Judgements: what is a failure, whose, and which one is the cause.
 
-All pure functions. The rules, in order:
+All pure functions (what follows for the budget: ``core/budget.py``). The rules, in order:
 
 1. A worker that ends badly before it was asked to stop has failed.
 2. A worker that was asked to stop and dies of it has not failed; if it wrote down an exception all
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import signal
 
-from rallypoint.model.result import Failure
+from rallypoint.model.result import Failure, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rallypoint.core.worker import Worker
     from rallypoint.model.node import NodeInfo
     from rallypoint.model.result import Exit
+    from rallypoint.model.spec import ExitRule
 
 SPAWN_STATUS = 127
 """The shell's "command not found": a worker could not be started."""
@@ -67,6 +68,7 @@ def worker_failure(worker: Worker, info: NodeInfo, serial: int) -> Failure | Non
         error=how.error,
         last_lines=how.last_lines,
         error_file=how.error_file,
+        progress=how.progress,
         consequence=speaks_of_peer(how) or (worker.stopped and _raised_by_stop(how)),
         **_place(worker, info, serial),
     )
@@ -119,9 +121,12 @@ def costs_restart(failures: Iterable[Failure], node_lost: bool) -> bool:
     return any(not (f.consequence and node_lost) for f in failures)
 
 
-def is_final(failures: Iterable[Failure], restarts: int, max_restarts: int) -> bool:
-    """Whether the run ends: the budget is spent, or trying again cannot help (the command does not start)."""
-    return restarts >= max_restarts or any(f.kind == "spawn" for f in failures)
+def rule_for(failure: Failure, rules: Iterable[ExitRule]) -> ExitRule | None:
+    """Return the first rule that fits: by exit status, by signal, or by the exception's type (or its last name)."""
+    names = {str(failure.status)} if failure.signal is None else {signal_name(failure.signal)}
+    if failure.error is not None:
+        names |= {failure.error.type, failure.error.type.rpartition(".")[2]}
+    return next((rule for rule in rules if rule.what in names), None)
 
 
 def _raised_by_stop(how: Exit) -> bool:

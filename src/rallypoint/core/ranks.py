@@ -16,7 +16,9 @@ def arrange(ready: Iterable[NodeInfo], previous: Roster, limit: int) -> list[Nod
 
     ``ready`` comes in the order of joining. Nodes of the ``previous`` roster come first and keep
     their order; a newcomer takes the first place that a lost node left, else one at the end.
-    Nodes with a fixed ``node_rank`` are placed by it alone, before those without.
+    Nodes with a fixed ``node_rank`` are placed by it alone, before those without. The first round is ordered by
+    topology keys (those of one key side by side, numbers in them as numbers, nodes without one last); later a newcomer
+    prefers a place that is free beside a node of its own key.
     """
     nodes = {info.id: info for info in ready}
     if any(info.node_rank >= 0 for info in nodes.values()):
@@ -24,14 +26,34 @@ def arrange(ready: Iterable[NodeInfo], previous: Roster, limit: int) -> list[Nod
     kept = [n for n in previous.nodes if n in nodes][:limit]
     newcomers = [n for n in nodes if n not in set(previous.nodes)]
     newcomers = newcomers[: limit - len(kept)]
+    if any(info.topology for info in nodes.values()):
+        newcomers.sort(key=lambda n: _natural(nodes[n].topology))  # stable: within a key by joining
     order: list[str] = []
-    for old in previous.nodes:
+    for place, old in enumerate(previous.nodes):
         if old in nodes:
             order.append(old)
         elif newcomers:
-            order.append(newcomers.pop(0))
+            beside = {nodes[n].topology for n in (*order[-1:], *previous.nodes[place + 1 : place + 2]) if n in nodes}
+            fits = next((n for n in newcomers if nodes[n].topology and nodes[n].topology in beside), newcomers[0])
+            newcomers.remove(fits)
+            order.append(fits)
     # A full previous roster cannot have more than `limit` places, but `limit` may differ after a takeover.
     return [nodes[n] for n in (order + newcomers)[:limit]]
+
+
+def _natural(key: str) -> tuple[object, ...]:
+    """Return what sorts "rack10" after "rack9", and no key at all last."""
+    parts: list[tuple[int, int, str]] = []
+    digits = ""
+    for char in key + "\0":
+        if char.isascii() and char.isdigit():
+            digits += char
+            continue
+        if digits:
+            parts.append((0, int(digits), ""))
+            digits = ""
+        parts.append((1, 0, char))
+    return (not key, *parts)
 
 
 def remembered(nodes: Iterable[NodeInfo], limit: int) -> Roster:

@@ -30,6 +30,7 @@ from rallypoint.model.event import (
     ViewSeen,
 )
 from rallypoint.model.node import NodeInfo, View
+from rallypoint.model.order import Gather, Join, Lead, Leave, Propose, Publish
 from rallypoint.model.result import Failure
 
 TYPE_CHECKING = False
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from rallypoint.driver.loop import Loop
-    from rallypoint.model.order import Join, Lead, Leave, Propose, Publish
+    from rallypoint.driver.preflight import Preflight
+    from rallypoint.model.order import Order
     from rallypoint.model.spec import Spec
+    from rallypoint.proc.checks import Check
     from rallypoint.store.api import Entry, Reply, Store
 
     class Stranger(Protocol):
@@ -55,20 +58,40 @@ if TYPE_CHECKING:
     """(spec, name of this node, loop, where events go, where warnings go) -> who carries out the orders."""
 
 
+ORDERS: dict[type[Order], str] = {
+    Join: "join",
+    Lead: "lead",
+    Gather: "gather",
+    Propose: "propose",
+    Publish: "publish",
+    Leave: "leave",
+}
+"""The orders that concern the store -> who carries them out: a method of the coordinator, or of a ``Stranger``."""
+
+
 class Coordinator:
     """Carries out the orders that concern the store; also the ``StoreWatcher`` of that store.
 
     ``emit`` takes the events. ``warn`` takes sentences about what other nodes wrote wrongly.
+    ``preflight`` has its say before this node joins for the first time.
     ``close`` gives back what ``Leave`` has not and ends the connection.
     """
 
-    def __init__(self, spec: Spec, node: str, emit: Callable[[Event], None], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        node: str,
+        emit: Callable[[Event], None],
+        warn: Callable[[str], None],
+        preflight: Preflight | None = None,
+    ) -> None:
         self._spec = spec
+        self._preflight = preflight
         self._node = node
         self._emit = emit
         self._warn = warn
         self._store: Store | None = None
-        self._job = {"--nnodes": f"{spec.min_nodes}:{spec.max_nodes}", "--max-restarts": str(spec.max_restarts)}
+        self._job = spec.agreed
         self._announced: NodeInfo | None = None
         self._gathered: dict[str, Entry] = {}
         self._watching_peers = False
@@ -132,7 +155,20 @@ class Coordinator:
                     self._emit(Refused(**facts))
                     return
         self._fresh = False
-        self._emit(back)
+        preflight, self._preflight = self._preflight, None
+        if preflight is None:
+            self._emit(back)
+        else:
+            preflight.meet(self.store, self._node, lambda failed: self._looked(failed, back))
+
+    def _looked(self, failed: Check | None, back: StoreBack) -> None:
+        if failed is None:
+            self._emit(back)
+            return
+        facts = {"field": "pre-flight check", "mine": str(failed), "theirs": ""}
+        self.store.swap(f"refused/{self._node}", 0, facts, _heard)
+        self._warn(f"pre-flight: {failed.mend}")
+        self._emit(Refused(**facts))
 
     # -- orders
 
@@ -148,7 +184,7 @@ class Coordinator:
     def lead(self, _order: Lead) -> None:
         self._lease("leader", self._node, self._leader_answered)
 
-    def gather(self) -> None:
+    def gather(self, _order: Gather) -> None:
         """Tell of every node and failure, from the cache if it is watched already."""
         self._leading = True
         if self._watching_peers:

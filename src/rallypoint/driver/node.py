@@ -15,8 +15,8 @@ from collections import deque
 import rallypoint
 from rallypoint.c10d.server import WorkerStore
 from rallypoint.core.agent import Agent
-from rallypoint.driver.coordinator import Coordinator
-from rallypoint.driver.programs import Commands, Functions
+from rallypoint.driver.coordinator import ORDERS, Coordinator
+from rallypoint.driver.programs import open_program
 from rallypoint.driver.services import Services
 from rallypoint.driver.signals import SignalTrap
 from rallypoint.driver.stores import C10D_FIRST_BYTE, open_store
@@ -29,6 +29,7 @@ from rallypoint.net import listen
 from rallypoint.proc.environment import worker_environment
 from rallypoint.proc.errorfile import read_error
 from rallypoint.proc.processes import Processes
+from rallypoint.proc.safepoints import SafePoints
 from rallypoint.store.door import Door
 from rallypoint.store.resolve import numeric
 
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rallypoint.driver.coordinator import Meet, Stranger
+    from rallypoint.driver.destinations import Decided
     from rallypoint.driver.loop import Loop
+    from rallypoint.driver.preflight import Preflight
     from rallypoint.model.event import Event
+    from rallypoint.model.node import Assignment
     from rallypoint.model.order import Decision, Order
     from rallypoint.model.result import Outcome, WorkerId
     from rallypoint.model.spec import Spec
@@ -53,6 +57,36 @@ HOOK_DIR = os.path.join(os.path.dirname(rallypoint.__file__), "worker", "hook")
 def node_name() -> str:
     """Return a name for this launcher that no other has: host, pid and some chance."""
     return f"{os.uname().nodename}:{os.getpid()}:{os.urandom(2).hex()}"
+
+
+def _introduction(spec: Spec, name: str, probe: int) -> NodeInfo:
+    """What this node says of itself first."""
+    return NodeInfo(
+        name,
+        os.uname().nodename,
+        "",
+        spec.nproc,
+        role=spec.role,
+        node_rank=spec.node_rank,
+        topology=spec.membership.topology,
+        probe=probe,
+    )
+
+
+def _preflight(spec: Spec, loop: Loop, warn: Callable[[str], None]) -> Preflight | None:
+    if spec.preflight is None:
+        return None
+    from rallypoint.driver.preflight import Preflight
+
+    return Preflight(spec, loop, warn)
+
+
+def _decided(spec: Spec) -> Decided | None:
+    if spec.logs.reify is None:
+        return None
+    from rallypoint.driver.destinations import Decided
+
+    return Decided(spec.logs.reify)
 
 
 class Node:
@@ -83,22 +117,25 @@ class Node:
         self._observers: tuple[Observer, ...] = (self._services, *observers)
         self._queue: deque[Event] = deque()
         self.outcome: Outcome | None = None
-        info = NodeInfo(name, os.uname().nodename, "", spec.nproc, role=spec.role, node_rank=spec.node_rank)
-        self._agent = Agent(spec, info)
+        self._preflight = _preflight(spec, loop, self._warn)
+        self._agent = Agent(spec, _introduction(spec, name, self._preflight.port if self._preflight else 0))
+        emit = self._queue.append
+        self._safe_points = SafePoints(loop, spec.nproc, lambda round_: emit(events.Prepared(round_)))
         processes = self._processes = Processes(loop, self._enriched, self._mark)
-        self._program: Commands | Functions = (
-            Functions(loop, processes, packed, self._enriched) if packed else Commands(spec, processes)
-        )
+        self._program = open_program(spec, loop, processes, packed, self._enriched, self._services.place)
         self._worker_store = WorkerStore(loop, self._warn)
         self._worker_door: Door | None = None
+        self._decided = _decided(spec)
         self._error_files: dict[WorkerId, str] = {}
         self._starts: dict[int, int] = {}  # round -> attempt
         self._directory_told = False
-        emit = self._queue.append
         self._coordinator: Coordinator | Stranger = (
-            meet(spec, name, loop, emit, self._warn) if meet else Coordinator(spec, name, emit, self._warn)
+            meet(spec, name, loop, emit, self._warn)
+            if meet
+            else Coordinator(spec, name, emit, self._warn, self._preflight)
         )
-        self._signals = SignalTrap((*spec.signals, *spec.forward_signals), loop.wake_fd)
+        heeded = (*spec.signals, *spec.forward_signals, *spec.membership.leave_signals)
+        self._signals = SignalTrap(heeded, loop.wake_fd)
 
     def run(self) -> Outcome:
         """Drive the run to its end on this node."""
@@ -116,6 +153,8 @@ class Node:
         if not isinstance(coordinator, Coordinator):
             coordinator.begin()
             return
+        if self._preflight is not None:
+            self._preflight.look(lambda: self._signals.arrived)
         info, workers = self._agent.info, self._worker_store
         store = open_store(self._spec, info.id, self._loop, coordinator, workers=workers, warn=self._warn)
         coordinator.attach(store)
@@ -137,9 +176,12 @@ class Node:
         self._program.close()
         self._processes.close()
         self._coordinator.close()
+        if self._preflight is not None:
+            self._preflight.close()
         if self._worker_door is not None:
             self._worker_door.close()
         self._worker_store.close()
+        self._safe_points.close()
         self._services.close()
         self._signals.close()
 
@@ -184,9 +226,9 @@ class Node:
             port = int(self._spec.endpoint.rpartition(":")[2]) if self._spec.node_rank == 0 else 0
             self._queue.append(events.Serving(order.round, port))
             return
-        if self._worker_door is not None:
-            self._worker_door.close()
         sock = self._listen_for_workers()
+        if self._worker_door is not None:
+            self._worker_door.close()  # only now: or it might be the same port again
         self._worker_door = Door(self._loop, sock, {C10D_FIRST_BYTE: self._worker_store.adopt}, self._warn)
         self._queue.append(events.Serving(order.round, self._worker_door.port))
 
@@ -203,22 +245,34 @@ class Node:
     def _spawn(self, order: orders.Spawn) -> None:
         worker, assignment = order.worker, order.assignment
         attempt = self._starts.setdefault(worker.round, len(self._starts))
+        destination, env = None, None
         try:
-            stdio = self._logs.prepare(worker, attempt, assignment.rank, assignment.local_world_size)
+            if self._decided:
+                destination, env = self._decided.of(worker.round, worker.local_rank, self._environments)
+            ranks = (assignment.rank, assignment.local_world_size)
+            stdio = self._logs.prepare(worker, attempt, *ranks, destination)
+            env = env or self._environment(assignment, stdio.error_file)
         except OSError as error:
             self._queue.append(events.SpawnFailed(worker, f"no pipes for its output: {error}"))
-            return
-        self._error_files[worker] = stdio.error_file
-        self._tell_directory()
-        try:
-            cores = self._services.cores(worker.local_rank)
-            env = worker_environment(self._spec, assignment, stdio.error_file, self._mark, HOOK_DIR, cores)
         except UsageError as error:  # fewer devices than workers shows only now
             self._queue.append(events.SpawnFailed(worker, str(error)))
-            return
-        with self._services.place(worker.local_rank):
+        except Exception as error:  # the user's own class, which says where the output goes
+            self._queue.append(events.SpawnFailed(worker, f"its logs specs fail: {type(error).__name__}: {error}"))
+        else:
+            self._error_files[worker] = stdio.error_file
+            self._tell_directory()
+            self._safe_points.begin(worker.round, worker.local_rank)
             self._program.spawn(worker, assignment.rank, env, (stdio.stdin, stdio.stdout, stdio.stderr))
-        self._logs.spawned(worker)
+            self._logs.spawned(worker)
+
+    def _environment(self, assignment: Assignment, error_file: str = "") -> dict[str, str]:
+        cores = self._services.cores(assignment.local_rank)
+        env = worker_environment(self._spec, assignment, error_file, self._mark, HOOK_DIR, cores)
+        return env | self._safe_points.environment(assignment.local_rank)
+
+    def _environments(self) -> dict[int, dict[str, str]]:
+        """Return what every worker of this node's round is told, by local rank."""
+        return {w.assignment.local_rank: self._environment(w.assignment) for w in self._agent.group.workers}
 
     def _tell_directory(self) -> None:
         """Say where the logs are, once, if the user did not choose the place."""
@@ -239,6 +293,7 @@ class Node:
                     error=written or event.exit.error,
                     last_lines=() if event.exit.succeeded else self._logs.last_lines(worker),
                     error_file=path if written else "",
+                    progress=self._safe_points.ended(worker.round, worker.local_rank),
                 )
             )
         elif isinstance(event, events.Swept):
@@ -247,8 +302,14 @@ class Node:
                 del self._error_files[worker]
         self._queue.append(event)
 
+    def _coordinate(self, order: Order) -> None:
+        getattr(self._coordinator, ORDERS[type(order)])(order)
+
     def _signal(self, order: orders.Signal) -> None:
         self._processes.signal(order.worker, order.number, order.group)
+
+    def _prepare(self, order: orders.Prepare) -> None:
+        self._safe_points.ask(order.round)
 
     def _dump_stacks(self, order: orders.DumpStacks) -> None:
         self._processes.dump_stacks(order.worker)
@@ -271,15 +332,11 @@ class Node:
 
 
 _HANDS: dict[type[Order], Callable[..., None]] = {
-    orders.Join: lambda node, order: node._coordinator.join(order),
-    orders.Lead: lambda node, order: node._coordinator.lead(order),
-    orders.Gather: lambda node, _order: node._coordinator.gather(),
-    orders.Propose: lambda node, order: node._coordinator.propose(order),
-    orders.Publish: lambda node, order: node._coordinator.publish(order),
-    orders.Leave: lambda node, order: node._coordinator.leave(order),
+    **dict.fromkeys(ORDERS, Node._coordinate),
     orders.ServeWorkers: Node._serve_workers,
     orders.Spawn: Node._spawn,
     orders.Signal: Node._signal,
+    orders.Prepare: Node._prepare,
     orders.DumpStacks: Node._dump_stacks,
     orders.Sweep: Node._sweep,
     orders.Abandon: Node._abandon,

@@ -20,6 +20,7 @@ from rallypoint.observe.messages import Messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from contextlib import AbstractContextManager
 
     from rallypoint.driver.coordinator import Meet
@@ -104,10 +105,11 @@ def _hand_on(spec: Spec, outcome: Outcome) -> bool:
     return any(os.path.exists(path) for path in named)
 
 
-def serve_store(host: str, port: int, verbosity: int = 0) -> int:
+def serve_store(host: str, port: int, verbosity: int = 0, token: str = "", tls: ssl.SSLContext | None = None) -> int:
     """Serve the coordination stores of any number of runs at ``host``:``port`` until a signal ends it.
 
-    Returns the exit status (0). Raises StoreError if it cannot listen there.
+    ``token``: what nodes have to know ("": nothing). ``tls``: encrypt. Returns the exit status (0).
+    Raises StoreError if it cannot listen there.
     """
     from rallypoint.store.tcp import serve
 
@@ -120,7 +122,7 @@ def serve_store(host: str, port: int, verbosity: int = 0) -> int:
         raise StoreError(join_endpoint(host, port), f"{host} is no address of this machine: {error.strerror}") from None
     raise_descriptor_limit()
     with Loop() as loop, SignalTrap((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), loop.wake_fd) as signals:
-        store = serve(loop, str(address), port, say)
+        store = serve(loop, str(address), port, say, token, tls)
         try:
             if verbosity >= 0:
                 say(f"serving at {join_endpoint(store.address, store.port)}")

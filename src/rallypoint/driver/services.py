@@ -45,12 +45,6 @@ class Services:
             from rallypoint.driver.health import open_health
 
             self._health = open_health(spec, reactor, warn)
-        if spec.numa is not None and spec.call is not None and spec.call.start_method == "forkserver":
-            # Such workers have the affinity of the one server that forks them.
-            warn(
-                f"NUMA binding ({spec.numa}) is left out: with forkserver all workers would share the first one's CPUs"
-            )
-            spec = self.spec = self.spec.replace(numa=None)
         if spec.numa is not None or spec.omp == "auto":
             from rallypoint.driver.places import Places
 

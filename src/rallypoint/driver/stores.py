@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rallypoint.model.errors import UsageError
+from rallypoint.model.spec import DEFAULT_ETCD_PORT
 from rallypoint.net import split_endpoint
 
 TYPE_CHECKING = False
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from rallypoint.model.reactor import Reactor
     from rallypoint.model.spec import Spec
     from rallypoint.store.api import Store, StoreWatcher
+    from rallypoint.store.client import Member
+    from rallypoint.store.tls import Tls
 
 
 C10D_FIRST_BYTE = 0
@@ -41,6 +45,12 @@ def open_store(
         from rallypoint.store.memory import open_memory
 
         return open_memory(reactor, watcher, spec.run_id, node)
+    if spec.backend == "etcd":
+        return _open_etcd(spec, node, reactor, watcher)
+    if spec.backend == "file":
+        from rallypoint.store.file.store import FileStore
+
+        return FileStore(reactor, watcher, spec.endpoint, _member(spec, node))
     from rallypoint.store.tcp import open_tcp
 
     if spec.max_nodes > MANY_NODES:
@@ -60,5 +70,34 @@ def open_store(
         warn=warn,
         local_addr=spec.local_addr,
         elastic=spec.max_nodes > 1,
+        token=spec.token,
+        tls=_tls(spec, static),
         door={C10D_FIRST_BYTE: workers.adopt} if static else None,
     )
+
+
+def _open_etcd(spec: Spec, node: str, reactor: Reactor, watcher: StoreWatcher) -> Store:
+    try:
+        from rallypoint.store.etcd.store import open_etcd
+    except ModuleNotFoundError as error:
+        if error.name != "h11":
+            raise
+        reason = "it needs the extra etcd: pip install 'rallypoint[etcd]'"
+        raise UsageError("--rdzv-backend", "etcd", reason) from None
+    endpoints = [split_endpoint(place, DEFAULT_ETCD_PORT) for place in spec.endpoint.split(",")]
+    return open_etcd(reactor, watcher, endpoints, _member(spec, node), spec.store)
+
+
+def _tls(spec: Spec, static: bool) -> Tls | None:
+    if not spec.store:
+        return None
+    from rallypoint.store.tls import identity
+
+    return identity("--rdzv-conf", spec.store, spec.node_rank == 0 if static else spec.is_host is not False)
+
+
+def _member(spec: Spec, node: str) -> Member:
+    from rallypoint.store.client import Member
+
+    timing = spec.timing
+    return Member(spec.run_id, node, timing.lease, timing.keep_alive_interval, spec.local_addr)

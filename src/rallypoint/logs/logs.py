@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rallypoint.model.reactor import Reactor
     from rallypoint.model.result import WorkerId
-    from rallypoint.model.spec import LogSpec
+    from rallypoint.model.spec import Destination, LogSpec
 
 CLOSE_LIMIT = 2.0
 """Seconds that ``close`` waits for a slow console."""
@@ -70,20 +70,24 @@ class Logs:
         """The run's log directory, once something is there; None if no logs are kept."""
         return self._directory.path if self._kept else None
 
-    def prepare(self, worker: WorkerId, attempt: int, rank: int, local_world_size: int) -> Stdio:
+    def prepare(
+        self, worker: WorkerId, attempt: int, rank: int, local_world_size: int, destination: Destination | None = None
+    ) -> Stdio:
         """Open what the worker is to be started with. ``attempt`` counts this node's starts.
 
-        Raises OSError if no pipe can be had. A log directory that cannot be written to costs the
-        files only.
+        ``destination``: where its output goes, if somebody else has decided that. Raises OSError if no pipe can be
+        had. A log directory that cannot be written to costs the files only.
         """
-        try:
-            directory = self._directory.rank(attempt, worker.local_rank)
-        except OSError as error:
-            directory = ""
-            self._warn(f"no log and error files for {worker}: {error}")
-        place = Place(attempt, rank, worker.local_rank, local_world_size, directory)
+        directory = ""
+        if destination is None:
+            try:
+                directory = self._directory.rank(attempt, worker.local_rank)
+            except OSError as error:
+                self._warn(f"no log and error files for {worker}: {error}")
+        place = Place(attempt, rank, worker.local_rank, local_world_size, directory, destination)
         self._workers[worker], descriptors = self._wiring.connect(place)
-        return Stdio(*descriptors, os.path.join(directory, "error.json") if directory else "", directory)
+        error_file = os.path.join(directory, "error.json") if directory else ""
+        return Stdio(*descriptors, destination.error_file if destination else error_file, directory)
 
     def spawned(self, worker: WorkerId) -> None:
         """Close the child's ends here: it has them now."""

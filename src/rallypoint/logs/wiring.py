@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rallypoint.logs.outlet import Console, Outlet
     from rallypoint.logs.pump import Sink
     from rallypoint.model.reactor import Reactor
-    from rallypoint.model.spec import LogSpec
+    from rallypoint.model.spec import Destination, LogSpec
 
 PIPE_SIZE = 1 << 20
 """Bytes in each worker's pipe, so that a busy launcher does not slow the workers down at once."""
@@ -28,13 +28,28 @@ _NAMES = {OUT: "stdout", ERR: "stderr"}
 
 
 class Place(Value):
-    """Who a worker is, as far as its output is concerned. ``directory`` "": there is no room for files."""
+    """Who a worker is, as far as its output is concerned. ``directory`` "": there is no room for files.
+
+    ``destination``: where its output goes, if somebody else has decided that.
+    """
 
     attempt: int
     rank: int
     local_rank: int
     local_world_size: int
     directory: str
+    destination: Destination | None = None
+
+
+class Route(Value):
+    """The way of one stream: into the file ``path`` ("": none), and to the console if ``shown``.
+
+    ``tee``: it was asked for both, so its lines are named as torch names them.
+    """
+
+    path: str
+    tee: bool
+    shown: bool
 
 
 class Connection:
@@ -67,8 +82,8 @@ class Connection:
 class Wiring:
     """Connects workers' streams to files and console, as ``spec`` asks.
 
-    A stream that is tee'd goes through us to its file and to the console; one that is redirected is
-    the file itself; any other goes to the console alone (in mode "inherit" it is the console itself).
+    A stream that is tee'd goes through us to its file and to the console; one that is redirected goes
+    to its file; any other goes to the console alone (in mode "inherit" it is the console itself).
     """
 
     def __init__(
@@ -88,13 +103,13 @@ class Wiring:
         self._color = color
         self._warn = warn
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._filtered: dict[tuple[int, int], LogFile] = {}  # by attempt and stream
+        self._filtered: dict[tuple[int, str], LogFile] = {}  # by attempt and path
 
     def connect(self, place: Place) -> tuple[Connection, tuple[int, int, int]]:
         """Open everything for one worker; return it with the child's three descriptors. Raises OSError."""
         connection = Connection(place)
         try:
-            if self._raw(place, OUT | ERR) and self._shown(place) and self._console.out is self._console.err:
+            if self._raw(place, OUT) and self._raw(place, ERR) and self._console.out is self._console.err:
                 # One worker, one console: one pipe for both keeps the order between the two streams.
                 raw = Raw(self._console.out, connection)
                 stdout = stderr = self._through_pipe(connection, (raw,), self._console.out, rests=False)
@@ -125,23 +140,32 @@ class Wiring:
 
     def _open(self, connection: Connection, bit: int) -> int:
         """Return the descriptor for the child's stream ``bit``."""
-        spec, place = self._spec, connection.place
-        tee = bool(_bits(spec.tee, place) & bit)
-        redirected = bool(_bits(spec.redirects, place) & bit) and not tee
-        path = os.path.join(place.directory, f"{_NAMES[bit]}.log") if place.directory else ""
-        if spec.mode == "inherit" and not (tee or redirected):
-            return self._console.fds[bit - 1] if self._shown(place) else self._null
-        sinks: list[Sink] = [LogFile(path, self._warn)] if (tee or redirected) and path else []
-        if not self._shown(place) or redirected:
+        place = connection.place
+        route = self._route(place, bit)
+        if self._spec.mode == "inherit" and not route.path:
+            return self._console.fds[bit - 1] if route.shown else self._null
+        sinks: list[Sink] = [LogFile(route.path, self._warn)] if route.path else []
+        if not route.shown:
             return self._through_pipe(connection, sinks, None)
-        if tee and path and (needles := (spec.stdout_filters, spec.stderr_filters)[bit - 1]):
-            sinks.append(Matching(self._filter_file(place, bit), self._prefix(place, tee), needles))
+        if route.tee and route.path and (needles := (self._spec.stdout_filters, self._spec.stderr_filters)[bit - 1]):
+            sinks.append(Matching(self._filter_file(place, bit), self._prefix(place, True), needles))
         outlet = self._console.outlet(bit)
         if raw := self._raw(place, bit):
             sinks.append(Raw(outlet, connection))
         else:
-            sinks.append(Lines(self._reactor, outlet, self._prefix(place, tee, outlet)))
+            sinks.append(Lines(self._reactor, outlet, self._prefix(place, route.tee, outlet)))
         return self._through_pipe(connection, sinks, outlet, rests=not raw)
+
+    def _route(self, place: Place, bit: int) -> Route:
+        if (given := place.destination) is not None:
+            path, tee = (given.stdout, given.tee_stdout) if bit == OUT else (given.stderr, given.tee_stderr)
+            return Route("" if path == os.devnull else path, tee and bool(path), not path or tee)
+        tee = bool(_bits(self._spec.tee, place) & bit)
+        redirected = bool(_bits(self._spec.redirects, place) & bit) and not tee
+        file = (tee or redirected) and place.directory
+        path = os.path.join(place.directory, f"{_NAMES[bit]}.log") if file else ""
+        shown = self._spec.shown is None or place.local_rank in self._spec.shown
+        return Route(path, tee, shown and not redirected)
 
     def _through_pipe(
         self, connection: Connection, sinks: tuple[Sink, ...] | list[Sink], outlet: Outlet | None, rests: bool = True
@@ -152,14 +176,11 @@ class Wiring:
         connection.streams.append(Stream(self._reactor, read_end, connection.recent, sinks, outlet=outlet, rests=rests))
         return write_end
 
-    def _raw(self, place: Place, bits: int) -> bool:
-        """Tell whether these streams are the only worker's, and go to the console as they are."""
-        spec = self._spec
-        named = _bits(spec.redirects, place) | _bits(spec.tee, place)
-        return place.local_world_size == 1 and spec.template is None and spec.mode == "pipe" and not named & bits
-
-    def _shown(self, place: Place) -> bool:
-        return self._spec.shown is None or place.local_rank in self._spec.shown
+    def _raw(self, place: Place, bit: int) -> bool:
+        """Tell whether this stream is the only worker's, and goes to the console as it is."""
+        route = self._route(place, bit)
+        alone = place.local_world_size == 1 and self._spec.template is None and self._spec.mode == "pipe"
+        return alone and route.shown and not route.path and not route.tee
 
     def _prefix(self, place: Place, tee: bool, outlet: Outlet | None = None) -> bytes:
         """Return what stands before each line, for ``outlet`` (None: for a file).
@@ -182,9 +203,12 @@ class Wiring:
         return ((colored(place.rank, text) if color else text) + end).encode(errors="surrogateescape")
 
     def _filter_file(self, place: Place, bit: int) -> LogFile:
-        key = (place.attempt, bit)
-        if key not in self._filtered:
+        if (given := place.destination) is not None:
+            path = given.filtered_stdout if bit == OUT else given.filtered_stderr
+        else:
             path = os.path.join(os.path.dirname(place.directory), f"filtered_{_NAMES[bit]}.log")
+        key = (place.attempt, path)
+        if key not in self._filtered:
             self._filtered[key] = LogFile(path, self._warn)
         return self._filtered[key]
 

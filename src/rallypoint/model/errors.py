@@ -47,6 +47,8 @@ class RefusedError(RallypointError):
         self.theirs = theirs
 
     def __str__(self) -> str:
+        if not self.theirs:
+            return f"kept out of the run at {self.where}: {self.field}: {self.mine}"
         return f"refused by the run at {self.where}: {self.field} is {self.mine!r} here, {self.theirs!r} there"
 
 

@@ -20,7 +20,7 @@ class Joined(Event):
 
 
 class Refused(Event):
-    """The run will not have this node: ``field`` is ``mine`` here and ``theirs`` there."""
+    """The run will not have this node: ``field`` is ``mine`` here and ``theirs`` there ("": nothing to compare)."""
 
     field: str
     mine: str
@@ -125,6 +125,12 @@ class Exited(Event):
 
     worker: WorkerId
     exit: Exit
+
+
+class Prepared(Event):
+    """Every running worker of ``round`` here has passed a safe point since ``Prepare``."""
+
+    round: int
 
 
 class Swept(Event):

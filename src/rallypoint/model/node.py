@@ -36,6 +36,9 @@ class NodeInfo(Value):
     ``slots`` the number of workers it starts; ``round`` the last round whose orders it has
     carried out (for WAITING: the workers of that round are gone); ``node_rank`` the fixed place
     (``static``), -1 if free; ``joined`` orders newcomers (the store's revision of the first write).
+    ``ready``: the last round whose workers have all passed a safe point since a change was announced.
+    ``leaving``: it is to go, and its workers run on until the others are prepared. ``topology``: where it is
+    in the network. ``probe``: a port that others may try to reach (0: none).
     ``place`` in the roster (-1: none) and ``restarts`` are those of its last round, said when it joins
     anew: a store that began anew knows neither.
     """
@@ -51,6 +54,10 @@ class NodeInfo(Value):
     node_rank: int = -1
     place: int = -1
     restarts: int = 0
+    topology: str = ""
+    ready: int = 0
+    leaving: bool = False
+    probe: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return self.as_dict()
@@ -81,6 +88,21 @@ class Roster(Value):
         return sum(self.slots)
 
 
+class History(Value):
+    """What a leader has to know of earlier rounds to judge the next failure.
+
+    ``streak``: how many rounds in a row failed soon. ``delay``: seconds that the last restart waited. ``last``: what
+    failed last, and where in the work; ``repeats``: how often just that has come back. ``blame``: the nodes that were
+    causes, one entry for each failure (kept only for ``--max-node-failures``).
+    """
+
+    streak: int = 0
+    delay: float = 0.0
+    last: str = ""
+    repeats: int = 0
+    blame: tuple[str, ...] = ()
+
+
 class View(Value):
     """The state of the run: key ``view``, written by the leader only, by fenced swap.
 
@@ -88,6 +110,8 @@ class View(Value):
     budget; ``here`` are the nodes present while forming (said at growing intervals);
     ``failures`` (cause first) explain a draining or a failed end; ``finishing`` says that a
     worker has succeeded, which starts ``--success-timeout`` everywhere; ``reason`` is for people.
+    ``pending``: why a running round will soon be stopped as planned ("": it will not). ``aside``: nodes that may be
+    in no further round.
     """
 
     round: int
@@ -100,10 +124,14 @@ class View(Value):
     here: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     finishing: bool = False
+    pending: str = ""
+    aside: tuple[str, ...] = ()
+    history: History = History()
 
     def to_json(self) -> dict[str, Any]:
         content = self.as_dict()
-        content["roster"] = [self.roster.nodes, self.roster.slots, self.roster.roles]
+        content["history"] = self.history.as_dict()
+        content["roster"] = [self.roster.nodes, _column(self.roster.slots), _column(self.roster.roles)]
         content["failures"] = [f.to_json() for f in self.failures]
         return content
 
@@ -112,8 +140,12 @@ class View(Value):
         try:
             content = dict(content)
             nodes, slots, roles = content["roster"]
+            slots, roles = ((c if isinstance(c, (list, tuple)) else (c,) * len(nodes)) for c in (slots, roles))
             content["roster"] = Roster(tuple(nodes), tuple(slots), tuple(roles))
             content["here"] = tuple(content.get("here", ()))
+            content["aside"] = tuple(content.get("aside", ()))
+            history = _decoded(History, content.get("history", {}), _HISTORY_TYPES)
+            content["history"] = history.replace(blame=tuple(map(str, history.blame)), delay=float(history.delay))
             content["failures"] = tuple(Failure.from_json(f) for f in content.get("failures", ()))
         except (TypeError, ValueError, KeyError) as error:
             raise ProtocolError(f"view: {error}") from None
@@ -122,7 +154,7 @@ class View(Value):
             raise ProtocolError(f"view: phase {view.phase!r}, roster of {len(nodes)}, {len(slots)}, {len(roles)}")
         if slots and (set(map(type, slots)) != {int} or min(slots) < 1):
             raise ProtocolError("view: a node's slots are no positive number")
-        if not set(map(type, (*nodes, *roles, *view.here))) <= {str}:
+        if not set(map(type, (*nodes, *roles, *view.here, *view.aside))) <= {str}:
             raise ProtocolError("view: a node or a role is no name")
         return view
 
@@ -146,8 +178,15 @@ class Assignment(Value):
 
 _NODE_TYPES = {"id": str, "host": str, "address": str, "slots": int, "port": int, "role": str}
 _NODE_TYPES |= {"round": int, "state": str, "node_rank": int, "place": int, "restarts": int}
+_NODE_TYPES |= {"topology": str, "ready": int, "leaving": bool}
 _VIEW_TYPES = {"round": int, "phase": str, "master_addr": str, "master_port": int, "restarts": int}
-_VIEW_TYPES |= {"reason": str, "finishing": bool}
+_VIEW_TYPES |= {"reason": str, "finishing": bool, "pending": str}
+_HISTORY_TYPES: dict[str, type] = {"streak": int, "last": str, "repeats": int}
+
+
+def _column(values: tuple[Any, ...]) -> object:
+    """Write a column as one value if all are the same: a view is sent to every node, and most nodes are alike."""
+    return values[0] if values and values.count(values[0]) == len(values) else values
 
 
 def _decoded(cls: Any, content: Any, types: dict[str, type]) -> Any:

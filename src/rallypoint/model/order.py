@@ -63,6 +63,12 @@ class Signal(Order):
     group: bool = True
 
 
+class Prepare(Order):
+    """A planned stop of ``round`` is near: let its workers know. Ends as Prepared, if they ever pass a safe point."""
+
+    round: int
+
+
 class DumpStacks(Order):
     """Have ``worker`` write the stacks of its threads to its error output, if it can."""
 

@@ -41,7 +41,8 @@ class Exit(Value):
 
     ``code`` is the exit status, or None when ``signal`` (a number) ended it. ``oom`` is the
     evidence of an out-of-memory kill in words ("cgroup memory.max of 2.0 GiB reached"), or "".
-    ``last_lines`` are the last lines of its output, oldest first, without line ends.
+    ``last_lines`` are the last lines of its output, oldest first, without line ends. ``progress`` is
+    what it said last of how far it was (``rallypoint.worker.safe_point``), -1 if nothing.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class Exit(Value):
     error: WorkerError | None = None
     last_lines: tuple[str, ...] = ()
     error_file: str = ""
+    progress: int = -1
 
     @property
     def succeeded(self) -> bool:
@@ -99,7 +101,7 @@ class Failure(Value):
     ``rank`` is the global rank, -1 if none. ``order`` is its place among the failures of the
     round (0 first), given by the store, never by a wall clock. ``consequence`` says that it
     followed from another failure (a peer's broken connection). ``status`` is the exit status
-    that this failure asks the launcher to end with.
+    that this failure asks the launcher to end with. ``progress``: see ``Exit``.
     """
 
     kind: str
@@ -117,6 +119,7 @@ class Failure(Value):
     error_file: str = ""
     order: int = 0
     consequence: bool = False
+    progress: int = -1
 
     @property
     def headline(self) -> str:
@@ -154,7 +157,7 @@ class Failure(Value):
 
 _FAILURE_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("kind", "node", "host", "words", "error_file"), (str,)),
-    **dict.fromkeys(("round", "status", "rank", "local_rank", "pid", "order"), (int,)),
+    **dict.fromkeys(("round", "status", "rank", "local_rank", "pid", "order", "progress"), (int,)),
     "signal": (int, type(None)),
     "error": (dict, type(None)),
     "last_lines": (list, tuple),

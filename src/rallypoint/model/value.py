@@ -34,6 +34,15 @@ class ValueType(type):
         return super().__new__(mcs, name, bases, space)
 
 
+class Secret(str):
+    """A text that is never shown."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>" if self else "''"
+
+
 class Value(metaclass=ValueType):
     """A frozen record. Subclasses only annotate fields, with optional (immutable) defaults.
 

@@ -13,6 +13,7 @@ from rallypoint.model import node as nodes
 from rallypoint.model import order as orders
 from rallypoint.model.errors import RefusedError
 from rallypoint.model.result import signal_name
+from rallypoint.observe.changes import Changes
 from rallypoint.observe.message import ALL, ALWAYS, MORE, Message, as_json, as_text
 from rallypoint.observe.summary import Story, formed, size
 from rallypoint.observe.waiting import Waiting, advice, peer_refused, waited
@@ -47,6 +48,7 @@ class Messages:
         self._wall = wall
         self._now = 0.0
         self._story = Story()
+        self._changes = Changes(spec)
         self._waiting = Waiting(spec, node)
         self._workers = Workers()
         self._phase = (0, "")  # round and phase of the last view
@@ -215,6 +217,8 @@ class Messages:
         self._failures = view.failures or self._failures
         if view.phase != nodes.CLOSED:
             self._restart(view)
+        for message in self._changes.told(view):
+            self._say(message)
         if view.phase == nodes.FORMING:
             self._waiting.named = view.here
         known, self._phase = self._phase, (view.round, view.phase)
@@ -272,7 +276,9 @@ class Messages:
             cause = restart.cause
             place, words = (short_place(cause), headline(cause)) if cause else ("", "")
             limit = self._spec.max_restarts
-            text = f"restart {restart.number} of {limit}" + (f" ({place}: {words})" if cause else "")
+            window = self._spec.restart.window
+            budget = f" of {limit}" if window is None else f" (at most {limit} within {span(window)})"
+            text = f"restart {restart.number}{budget}" + (f" ({place}: {words})" if cause else "")
             fields = {"restart": restart.number, "max_restarts": limit, "place": place, "headline": words}
             self._say(Message("restart", text, "warning", fields=fields))
 
@@ -301,6 +307,9 @@ class Messages:
         fields = {"signal": name, "workers": number}
         if event.number in self._spec.forward_signals:
             self._detail("signal_forwarded", f"{name} passed on to {count(number, 'worker')}", fields)
+            return
+        if event.number in self._spec.membership.leave_signals:
+            self._say(Message("leaving", f"{name}: this node leaves the run", "warning", fields=fields))
             return
         if event.number not in self._spec.signals:
             return  # one that the launcher only survives

@@ -24,7 +24,8 @@ _KILLED = "nothing on this node says who sent SIGKILL (a person, another program
 def report_json(outcome: Outcome, spec: Spec, started: float, ended: float) -> dict[str, Any]:
     """Return all facts about the end of a run. ``started`` and ``ended`` are seconds since the epoch.
 
-    ``cause`` is the first failure (None: there is none), ``others`` the rest in their order.
+    ``cause`` is the first failure (None: there is none), ``others`` the rest in their order. ``rule`` is what ended
+    the run although there was budget left ("": nothing did).
     """
     failures = [_facts(f) for f in outcome.failures]
     return {
@@ -32,6 +33,7 @@ def report_json(outcome: Outcome, spec: Spec, started: float, ended: float) -> d
         "status": outcome.status,
         "exit_code": outcome.exit_code,
         "reason": outcome.reason,
+        "rule": _rule(outcome),
         "signal": None if outcome.signal is None else signal_name(outcome.signal),
         "rounds": outcome.rounds,
         "restarts": outcome.restarts,
@@ -63,6 +65,15 @@ def failure_report(outcome: Outcome, spec: Spec, started: float, ended: float) -
         lines += _evidence(cause)
         lines.append(f"{PREFIX}exit code {facts['exit_code']}, from {cause['short_place']}")
     return "\n".join(lines) + "\n"
+
+
+def _rule(outcome: Outcome) -> str:
+    """Return what the reason says beyond the cause: the rule that ended the run; "" if that was the plain budget."""
+    if not outcome.failures:
+        return ""
+    cause = outcome.failures[0]
+    rest = outcome.reason.removeprefix(f"{cause.place}: {cause.headline}").strip()
+    return rest[1:-1] if rest.startswith("(") and rest != outcome.reason else ""
 
 
 def _facts(failure: Failure) -> dict[str, Any]:
@@ -114,6 +125,8 @@ def _circumstances(facts: dict[str, Any]) -> list[str]:
         f"{PREFIX}run {safe(facts['run_id'])}, round {cause['round']}, "
         f"{facts['restarts']} of {facts['max_restarts']} restarts used, {span(facts['seconds'])} after the start"
     ]
+    if facts["rule"]:
+        lines.append(f"{PREFIX}no further restart: {safe(facts['rule'])}")
     if cause["note"]:
         lines.append(f"{PREFIX}{cause['note']}")
     if cause["error_file"]:

@@ -180,4 +180,6 @@ def waited(seconds: float, limit: float) -> str:
 def peer_refused(refused: PeerRefused) -> str:
     """Return the run's side of a refusal."""
     field, theirs, mine = refused.field, refused.mine, refused.theirs
+    if not mine:
+        return one_line(f"node {refused.node} is kept out: {field}: {theirs}", 400)
     return one_line(f"node {refused.node} was refused: {field} is {theirs!r} on it, {mine!r} in this run", 400)

@@ -50,7 +50,9 @@ def worker_argv(spec: Spec, local_rank: int) -> list[str]:
     return [word.replace(LOCAL_RANK_MACRO, str(local_rank)) for word in spec.argv]
 
 
-_OURS = frozenset({"RALLYPOINT_MARK", "RALLYPOINT_PYTHONPATH", "RALLYPOINT_STACK_SIGNAL"})
+_OURS = frozenset(
+    f"RALLYPOINT_{name}" for name in ("MARK", "PYTHONPATH", "STACK_SIGNAL", "PARKED", "PRELOAD", "SAFE_POINT", "TOKEN")
+)
 
 
 def _contract(spec: Spec, assignment: Assignment) -> dict[str, str]:

@@ -68,6 +68,8 @@ class ForkServer:
 
     It ends when the launcher hangs up, or is gone. Workers are forked twice and thereby become our own
     children: while answers are awaited, this process adopts orphans among its descendants ("subreaper").
+    A worker gets the CPUs to which this thread is bound when it asks for it. (No memory policy: by default
+    the kernel takes memory from the node of the CPU that first writes to it.)
     """
 
     def __init__(self, reactor: Reactor, processes: Processes, emit: Callable[[Event], None]) -> None:

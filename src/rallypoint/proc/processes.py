@@ -18,7 +18,7 @@ from rallypoint.proc.sweep import Sweep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set
 
     from rallypoint.model.event import Event
     from rallypoint.model.reactor import Reactor
@@ -72,6 +72,9 @@ class Processes:
         self._oom = OomEvidence()
         self._last_round = -1
         self._clock: procfs.PidClock | None = None  # of the last round; None until it has settled
+        self._parked_clock: procfs.PidClock | None = None  # of its start, if it began before the round
+        self.parked: Set[int] = frozenset()
+        """Our children that are no workers yet (see ``parking``): no sweep's business."""
         _reap_ourselves()
 
     def spawn(
@@ -93,10 +96,10 @@ class Processes:
             return
         self.adopt(worker, pid)
 
-    def adopt(self, worker: WorkerId, pid: int) -> None:
+    def adopt(self, worker: WorkerId, pid: int, clock: procfs.PidClock | None = None) -> None:
         """Take over a child that was started (forked) elsewhere, and leads a session of its own or soon will.
 
-        Ends as Spawned or SpawnFailed.
+        ``clock`` is that of its start, if that was before the round. Ends as Spawned or SpawnFailed.
         """
         try:
             pidfd = launch.watch(pid)
@@ -109,9 +112,21 @@ class Processes:
             self._keeper.add(pid)
         if worker.round != self._last_round:
             self._last_round = worker.round
-            self._clock = None
+            self._clock = self._parked_clock = None
             self._reactor.soon(self._settle)  # after the other workers: they shall not wait for it
+        if clock is not None and self._parked_clock is None:
+            self._parked_clock = clock
         self._emit(Spawned(worker, pid))
+
+    def pid(self, worker: WorkerId) -> int:
+        """Return the process of a worker; 0 if it is none (any more)."""
+        known = self._workers.get(worker)
+        return known.pid if known and not known.ended else 0
+
+    def guard(self, pid: int, there: bool) -> None:
+        """Have the orphan guard know of a child that is no worker (yet), or no more."""
+        if self._keeper:
+            (self._keeper.add if there else self._keeper.remove)(pid)
 
     def signal(self, worker: WorkerId, number: int, group: bool = True) -> None:
         """Send a signal to the worker's process group, or to its main process; not if it is gone."""
@@ -190,7 +205,7 @@ class Processes:
 
     def _settle(self) -> None:
         """Remember what the end of the round is compared with."""
-        self._clock = procfs.PidClock()
+        self._clock = self._parked_clock or procfs.PidClock()
         self._oom.remember()
 
     def _ended(self, worker: WorkerId) -> None:
@@ -225,13 +240,16 @@ class Processes:
         return Exit(pid, None, result.si_status, core_dumped=result.si_code == os.CLD_DUMPED, oom=oom)
 
     def _find(self, round: int, seen: dict[int, int]) -> list[procfs.Process]:
-        pids = [w.pid for w in self._workers.values() if w.id.round == round]  # the first started comes first
+        # The first started comes first, but for those that were parked: they are older than any of the round.
+        pids = [w.pid for w in self._workers.values() if w.id.round == round]
+        first = min(pids) if self._parked_clock else pids[0] if pids else 0
         current = self._clock if round == self._last_round else None
-        processes = procfs.table(current.lowest(pids[0]) if current and pids else 0)
+        processes = procfs.table(current.lowest(first) if current and pids else 0)
         mine = {w.pid for w in self._workers.values() if w.id.round == round and not w.abandoned}
         since = min((processes[pid].start for pid in mine if pid in processes), default=0)
         spared = procfs.ancestors(processes, os.getpid())
         spared |= {w.pid for w in self._workers.values() if not w.ended}  # the core's business, not the sweep's
+        spared |= self.parked
         if self._keeper:
             spared.add(self._keeper.pid)
         spared |= {pid for pid, start in self._stuck.items() if pid in processes and processes[pid].start == start}

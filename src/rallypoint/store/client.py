@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 
 from rallypoint import __version__
-from rallypoint.model.value import Value
+from rallypoint.model.value import Secret, Value
 from rallypoint.net import join_endpoint
 from rallypoint.store.front import Front
 from rallypoint.store.link import Link
 from rallypoint.store.messages import PROTOCOL, Hello
+from rallypoint.store.pause import Pause
 from rallypoint.store.resolve import loopback, numeric, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rallypoint.model.reactor import Reactor, Timer
+    from rallypoint.model.reactor import Reactor
     from rallypoint.store.api import StoreWatcher
     from rallypoint.store.messages import Message, Refusal, Welcome
     from rallypoint.store.resolve import Found
-
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
+    from rallypoint.store.tls import Tls
 
 
 class Member(Value):
@@ -28,6 +27,7 @@ class Member(Value):
 
     ``ttl``: seconds of silence after which either side gives the other up; ``keep_alive_interval``:
     seconds between signs of life. ``local_addr``: the (numeric) address to connect from.
+    ``token``: see ``store/token.py``; ``tls``: encrypt.
     """
 
     run_id: str
@@ -35,6 +35,8 @@ class Member(Value):
     ttl: float
     keep_alive_interval: float
     local_addr: str | None = None
+    token: Secret = Secret("")
+    tls: Tls | None = None
 
 
 class TcpStore(Front):
@@ -50,12 +52,12 @@ class TcpStore(Front):
         self._link: Link | None = None
         self._trying: list[str] = []
         self._attempts = 0
-        self._retry: Timer | None = None
+        self._pause = Pause(reactor)
         self._seek()
 
     def close(self) -> None:
         super().close()
-        self._cancel()
+        self._pause.cancel()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -65,6 +67,7 @@ class TcpStore(Front):
     def link_up(self, welcome: Welcome, address: str) -> None:
         assert self._link is not None
         self._attempts = 0
+        self._pause.reset()
         self._opened(self._link.carry, welcome, self._reached(address))
 
     def link_told(self, message: Message) -> None:
@@ -110,6 +113,7 @@ class TcpStore(Front):
 
     def _dial(self) -> None:
         address = self._trying[0]
+        self._hello = self._hello.replace(attempt=self._hello.attempt + 1)
         self._link = Link(
             self._reactor,
             self,
@@ -118,15 +122,13 @@ class TcpStore(Front):
             hello=self._hello,
             interval=self._member.keep_alive_interval,
             local_addr=self._member.local_addr,
+            token=self._member.token,
+            tls=None if self._member.tls is None else (self._member.tls.client, self._host),
         )
 
     def _later(self) -> None:
-        """Try again after a pause that doubles, and differs a little from node to node."""
-        if self._closed:
-            return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._attempts, 10))
-        pause *= 0.75 + os.urandom(1)[0] / 512
-        self._retry = self._reactor.call_at(self._reactor.now() + pause, self._seek)
+        if not self._closed:
+            self._pause.then(self._seek)
 
     def _tell_failure(self, reason: str) -> None:
         self._attempts += 1
@@ -138,8 +140,3 @@ class TcpStore(Front):
             # The name means this very machine, by a loopback entry of its own (see ``tcp``): others use the name.
             return self._host
         return address
-
-    def _cancel(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None

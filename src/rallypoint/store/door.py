@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from rallypoint.model.reactor import Reactor, Timer
+    from rallypoint.store.tls import TlsSocket
 
 SILENCE = 5.0
 """Seconds that a connection may take for its first byte, and then for its hello."""
@@ -195,7 +196,7 @@ def stranger_limit() -> int:
     return 1024 if soft == resource.RLIM_INFINITY else max(2 * BATCH, min(1024, soft // 4))
 
 
-def peer_of(sock: socket.socket) -> str:
+def peer_of(sock: socket.socket | TlsSocket) -> str:
     """Return "address:port" of the other end, for people."""
     try:
         return join_endpoint(*sock.getpeername()[:2])

@@ -7,6 +7,8 @@ see laws 4 and 5 of ``api``. Subclasses bring a carrier (in-process or TCP) and 
 
 from __future__ import annotations
 
+import time
+
 from rallypoint.store.api import MAX_KEY, Entry, Reply
 from rallypoint.store.messages import Answer, Changed, Lease, Listing, Read, Swap, Watch
 
@@ -22,10 +24,14 @@ UNKNOWN = -1
 
 
 class Front:
-    """Implements ``api.Store`` but for reaching one. ``where`` names the store for people."""
+    """Implements ``api.Store`` but for reaching one. ``where`` names the store for people.
+
+    ``clock_offset``: seconds by which the store's clock is before ours, None if it does not tell its time.
+    """
 
     def __init__(self, reactor: Reactor, watcher: StoreWatcher, where: str) -> None:
         self.where = where
+        self.clock_offset: float | None = None
         self._reactor = reactor
         self._watcher = watcher
         self._carry: Callable[[Message], None] | None = None
@@ -69,6 +75,8 @@ class Front:
         fresh = not welcome.resumed
         other = self._epoch not in (None, welcome.epoch)
         self._epoch = welcome.epoch
+        if welcome.now:
+            self.clock_offset = welcome.now - time.time()
         self._carry = carry
         for watch in self._watches.values():
             watch.listed = False

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 
 from rallypoint.model.errors import ProtocolError
-from rallypoint.net import Stream
+from rallypoint.net import Dial, Stream
 from rallypoint.store import wire
-from rallypoint.store.messages import Answer, Bye, Dropped, Lease, Ping, Pong, Refusal, Swap, Welcome
+from rallypoint.store.messages import (
+    TOKEN,
+    Answer,
+    Bye,
+    Challenge,
+    Dropped,
+    Lease,
+    Ping,
+    Pong,
+    Proof,
+    Refusal,
+    Swap,
+    Welcome,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Protocol
 
     from rallypoint.model.reactor import Reactor, Timer
     from rallypoint.store.messages import Hello, Message
+    from rallypoint.store.tls import Handshake, TlsSocket
 else:
     Protocol = object
 
 PATIENCE = 10.0
 """The most seconds that connecting, and then the welcome, may take (less if the ttl is shorter)."""
 BUFFER_LIMIT = 256 << 20
-_IN_PROGRESS = (0, errno.EINPROGRESS)
 
 
 class LinkUser(Protocol):
@@ -44,7 +56,7 @@ class Link:
     """Connects to ``address`` (numeric) and keeps the connection alive.
 
     A ping goes out every ``interval`` seconds; after ``ttl`` (of the hello) seconds without a word
-    from the store the connection is taken for dead.
+    from the store the connection is taken for dead. ``tls``: the context, and the name that the store has to prove.
     """
 
     def __init__(
@@ -57,9 +69,18 @@ class Link:
         hello: Hello,
         interval: float,
         local_addr: str | None = None,
+        token: str = "",
+        tls: tuple[ssl.SSLContext, str] | None = None,
     ) -> None:
         self._reactor = reactor
         self._user = user
+        self._token = token
+        self._tls = tls
+        self._proven = not token
+        if token:
+            from rallypoint.store.token import nonce
+
+            hello = hello.replace(nonce=nonce())
         self._hello = hello
         self._interval = min(interval, hello.ttl / 3)  # at least two pings before silence counts
         self._framer = wire.Framer(wire.ANSWERS, wire.ANSWER_LIMIT)
@@ -70,12 +91,10 @@ class Link:
         self._spoken = False
         self._heard = 0.0
         self._address = ""
-        self._sock: socket.socket | None = None
-        try:
-            self._connect(address, port, local_addr)
-        except OSError as error:
-            reason = f"{address} cannot be used from {local_addr or 'here'}: {error.strerror}"
-            reactor.soon(lambda: self._end(reason))
+        self._sock: socket.socket | TlsSocket | None = None
+        self._dial: Dial | Handshake | None = Dial(
+            reactor, address, port, self._connected, patience=self._patience, local_addr=local_addr
+        )
 
     def carry(self, message: Message) -> None:
         """Send ``message``; it may be lost if the connection is."""
@@ -100,42 +119,38 @@ class Link:
         self._drain()
         self._stream.close(flush=True)
 
-    def _connect(self, address: str, port: int, local_addr: str | None) -> None:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        sock = self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A second line of defence, should this process sleep while its pings are not answered.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._hello.ttl * 1000))
-        if local_addr is not None:
-            sock.bind((local_addr, 0))
-        if (code := sock.connect_ex((address, port))) not in _IN_PROGRESS:
-            reason = os.strerror(code).lower()
-            self._reactor.soon(lambda: self._end(reason))
-            return
-        self._reactor.add_writer(sock.fileno(), lambda: self._connected(sock))
-        self._wait(f"no answer to a connection attempt within {self._patience:g} s")
-
     @property
     def _patience(self) -> float:
         return min(PATIENCE, self._hello.ttl)
 
-    def _wait(self, otherwise: str) -> None:
-        self._cancel()
-        self._timer = self._reactor.call_at(self._reactor.now() + self._patience, lambda: self._end(otherwise))
-
-    def _connected(self, sock: socket.socket) -> None:
-        self._reactor.remove_writer(sock.fileno())
-        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._end(os.strerror(code).lower())
+    def _connected(self, sock: socket.socket | None, reason: str) -> None:
+        self._dial = None
+        if sock is None:
+            self._end(reason)
             return
-        if sock.getsockname() == sock.getpeername():
-            # On one machine a connection to a free port can meet itself, and would even keep the port busy.
-            self._end("connection refused")
-            return
+        # A second line of defence, should this process sleep while its pings are not answered.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._hello.ttl * 1000))
         self._address = str(sock.getsockname()[0])
+        if self._tls is None:
+            self._open(sock)
+            return
+        from rallypoint.store.tls import Handshake
+
+        self._dial = Handshake(self._reactor, sock, *self._tls, self._shaken, self._patience)
+
+    def _shaken(self, sock: TlsSocket | None, reason: str) -> None:
+        self._dial = None
+        if sock is None:
+            self._end(reason)
+        else:
+            self._open(sock)
+
+    def _open(self, sock: socket.socket | TlsSocket) -> None:
+        self._sock = sock
         self._stream = Stream(self._reactor, sock, self._received, self._closed, BUFFER_LIMIT)
         self._stream.send(wire.PREFACE + wire.encode(self._hello))
-        self._wait(f"something listens there but has not answered our hello within {self._patience:g} s")
+        late = f"something listens there but has not answered our hello within {self._patience:g} s"
+        self._timer = self._reactor.call_at(self._reactor.now() + self._patience, lambda: self._end(late))
 
     def _received(self, data: bytes) -> None:
         self._heard = self._reactor.now()
@@ -157,9 +172,11 @@ class Link:
         if isinstance(message, Dropped):
             self._end(f"the store gave this node up: {message.reason}")
         elif isinstance(message, Refusal):
-            self._ended = True
-            self._release()
-            self._user.link_refused(message)
+            self._refused(message)
+        elif isinstance(message, Challenge) and not self._proven:
+            self._challenged(message)
+        elif isinstance(message, Welcome) and not self._proven:
+            self._refused(Refusal(TOKEN, "given", "none"))
         elif isinstance(message, Welcome) != self._up:
             if self._up:
                 self._user.link_told(message)
@@ -167,6 +184,22 @@ class Link:
                 self._welcomed(message)
         else:
             raise ProtocolError(f"{type(message).__name__.lower()} at the wrong time")
+
+    def _refused(self, refusal: Refusal) -> None:
+        self._ended = True
+        self._release()
+        self._user.link_refused(refusal)
+
+    def _challenged(self, challenge: Challenge) -> None:
+        """See whether the store knows the token; then prove that we do."""
+        from rallypoint.store.token import NODE, STORE, proof, proves
+
+        if not proves(challenge.proof, self._token, STORE, self._hello, challenge.nonce):
+            self._refused(Refusal(TOKEN, "given", "another"))
+            return
+        self._proven = True
+        assert self._stream is not None
+        self._stream.send(wire.encode(Proof(proof(self._token, NODE, self._hello, challenge.nonce))))
 
     def _welcomed(self, welcome: Message) -> None:
         assert isinstance(welcome, Welcome)
@@ -229,11 +262,10 @@ class Link:
 
     def _release(self) -> None:
         self._cancel()
+        if self._dial is not None:
+            self._dial.cancel()
         if self._stream is not None:
             self._stream.close()
-        elif self._sock is not None and self._sock.fileno() >= 0:
-            self._reactor.remove_writer(self._sock.fileno())
-            self._sock.close()
 
     def __repr__(self) -> str:
         state = (

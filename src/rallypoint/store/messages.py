@@ -15,6 +15,10 @@ PROTOCOL = 1
 """Goes up with each change that an older peer would misread."""
 
 
+TOKEN = "the run token"
+"""The field of a ``Refusal`` for want of the right one."""
+
+
 class Message(Value):
     """Base of all messages."""
 
@@ -25,6 +29,9 @@ class Hello(Message):
     ``session`` is a secret name of the user's own making: a second connection with it takes over the
     leases of the first, if that one still lives. ``ttl``: seconds of silence after which the session
     ends. ``version`` (of Rallypoint) must be the same for all nodes of a run.
+    ``attempt`` counts the connections of the session: one that a store which was stopped finds in its queue
+    may be long dead, and must not take over from a later one. ``nonce``: the node has a token, and wants the
+    store to prove that it knows it ("": it has none).
     """
 
     protocol: int
@@ -33,6 +40,14 @@ class Hello(Message):
     node: str
     ttl: float
     session: str
+    attempt: int = 0
+    nonce: str = ""
+
+
+class Proof(Message):
+    """Answers ``Challenge``: the node knows the token too."""
+
+    proof: str
 
 
 class Read(Message):
@@ -76,11 +91,22 @@ class Bye(Message):
 
 
 class Welcome(Message):
-    """Answers ``Hello``. ``epoch`` names this life of the store; ``resumed``: leases of before were taken over."""
+    """Answers ``Hello``. ``epoch`` names this life of the store; ``resumed``: leases of before were taken over.
+
+    ``now``: the store's time of day (seconds since 1970; 0: not told).
+    """
 
     revision: int
     epoch: int
     resumed: bool
+    now: float = 0.0
+
+
+class Challenge(Message):
+    """Answers ``Hello`` if there is a token: the store proves that it knows it, and wants the node's proof."""
+
+    nonce: str
+    proof: str
 
 
 class Refusal(Message):

@@ -54,3 +54,13 @@ def resolve(reactor: Reactor, host: str, done: Callable[[Found], None]) -> None:
 
     # A daemon: a resolver may take minutes to give up, and nobody waits for it then.
     threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+
+
+def way_to(address: str, port: int = 9) -> str:
+    """Return this machine's own address on the way to ``address`` (numeric); a loopback one if there is no way."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, port))  # sends nothing
+        except OSError:
+            return LOCALHOST
+        return str(sock.getsockname()[0])

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 from rallypoint.model.errors import ProtocolError, RefusedError
 from rallypoint.net import Stream
 from rallypoint.store import wire
 from rallypoint.store.door import SILENCE, Waiting, peer_of, stranger_limit
 from rallypoint.store.messages import (
     PROTOCOL,
+    TOKEN,
     Bye,
+    Challenge,
     Dropped,
     Hello,
     Lease,
     Ping,
     Pong,
+    Proof,
     Read,
     Refusal,
     Swap,
     Watch,
+    Welcome,
 )
+from rallypoint.store.state import StaleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Hashable
 
     from rallypoint.model.reactor import Reactor
     from rallypoint.store.hub import Hub
     from rallypoint.store.messages import Message
     from rallypoint.store.state import Session
+    from rallypoint.store.tls import TlsSocket
 
 FIRST_BYTE = wire.PREFACE[0]
 BUFFER_LIMIT = 256 << 20
@@ -41,7 +49,8 @@ class StoreServer:
     """Serves ``hub`` to adopted connections; with ``only_run``, to nodes of that run alone.
 
     ``warn`` is told of those refused or dropped, once for each kind. ``hello_timeout``: seconds
-    that a connection may take for its hello.
+    that a connection may take for its hello. ``token``: what a node has to know ("": nothing). ``tls``: who
+    does not encrypt is refused.
     """
 
     def __init__(
@@ -53,8 +62,12 @@ class StoreServer:
         *,
         hello_timeout: float = SILENCE,
         buffer_limit: int = BUFFER_LIMIT,
+        token: str = "",
+        tls: bool = False,
     ) -> None:
         self.hub = hub
+        self.tls = tls
+        self.token = token
         self.only_run = only_run
         self.buffer_limit = buffer_limit
         self._reactor = reactor
@@ -72,7 +85,7 @@ class StoreServer:
         """How many sessions are open over connections."""
         return len(self._known)
 
-    def adopt(self, sock: socket.socket) -> None:
+    def adopt(self, sock: socket.socket | TlsSocket) -> None:
         """Take over an accepted, non-blocking socket of which nothing has been read."""
         if self._closed:
             sock.close()
@@ -129,15 +142,19 @@ class StoreServer:
 class Connection:
     """One adopted socket: a stranger until its hello, then a session."""
 
-    def __init__(self, reactor: Reactor, server: StoreServer, sock: socket.socket) -> None:
+    def __init__(self, reactor: Reactor, server: StoreServer, sock: socket.socket | TlsSocket) -> None:
         self.peer = peer_of(sock)
+        self._plain = server.tls and isinstance(sock, socket.socket)
         self._server = server
         self._session: Session | None = None
+        self._challenged: tuple[Hello, str] | None = None  # the hello of a node that is to prove itself, our nonce
         self._framer = wire.Framer(wire.REQUESTS, wire.STRANGER_LIMIT)
         self._stream = Stream(reactor, sock, self._received, self._lost, server.buffer_limit)
 
     def tell(self, message: Message) -> None:
         """Send what the hub tells this session."""
+        if type(message) is Welcome:
+            message = message.replace(now=time.time())
         self._stream.send(self._server.encoded(message))
         if type(message) is Dropped:
             self.end(message.reason)
@@ -175,9 +192,11 @@ class Connection:
 
     def _handle(self, message: Message) -> None:
         session = self._session
-        if session is None:
-            if not isinstance(message, Hello):
-                raise ProtocolError(f"{type(message).__name__.lower()} before hello")
+        if session is None and self._challenged and isinstance(message, Proof):
+            self._proven(message)
+        elif session is None:
+            if self._challenged or not isinstance(message, Hello):
+                raise ProtocolError(f"{type(message).__name__.lower()} before its time")
             self._greet(message)
         elif isinstance(message, (Read, Swap, Lease, Watch)):
             self._server.hub.handle(session, message)
@@ -196,16 +215,46 @@ class Connection:
         self._stream.send(wire.PREFACE)
         if hello.protocol != PROTOCOL:
             self._refuse(hello, "the store's protocol", str(hello.protocol), str(PROTOCOL))
+        elif self._plain:
+            self._refuse(hello, "TLS", "off", "on")
         elif server.only_run is not None and hello.run != server.only_run:
             self._refuse(hello, "run id", hello.run, server.only_run)
+        elif bool(server.token) != bool(hello.nonce):
+            self._refuse(hello, TOKEN, *("given" if has else "none" for has in (hello.nonce, server.token)))
+        elif server.token:
+            self._challenge(hello)
         else:
-            try:
-                self._session = server.hub.join(hello, self.tell)
-            except RefusedError as error:
-                self._refuse(hello, error.field, str(error.mine), str(error.theirs))
-                return
-            self._framer.limit = wire.SESSION_LIMIT
-            server.welcomed(self)
+            self._join(hello)
+
+    def _challenge(self, hello: Hello) -> None:
+        from rallypoint.store.token import STORE, nonce, proof
+
+        ours = nonce()
+        self._challenged = (hello, ours)
+        self._stream.send(wire.encode(Challenge(ours, proof(self._server.token, STORE, hello, ours))))
+
+    def _proven(self, message: Proof) -> None:
+        from rallypoint.store.token import NODE, proves
+
+        assert self._challenged is not None
+        hello, ours = self._challenged
+        self._challenged = None
+        if proves(message.proof, self._server.token, NODE, hello, ours):
+            self._join(hello)
+        else:
+            self._refuse(hello, TOKEN, "another", "given")
+
+    def _join(self, hello: Hello) -> None:
+        try:
+            self._session = self._server.hub.join(hello, self.tell)
+        except RefusedError as error:
+            self._refuse(hello, error.field, str(error.mine), str(error.theirs))
+            return
+        except StaleError:
+            self.end("a later connection of this node is here")
+            return
+        self._framer.limit = wire.SESSION_LIMIT
+        self._server.welcomed(self)
 
     def _refuse(self, hello: Hello, field: str, mine: str, theirs: str) -> None:
         text = f"node {hello.node!r} at {self.peer} was refused: {field} is {mine!r} there, {theirs!r} here"

@@ -25,14 +25,19 @@ KEEP = 60.0
 FOREVER = float("inf")
 
 
+class StaleError(Exception):
+    """A connection that its node has given up for a later one, which is here already."""
+
+
 class Session:
     """One user of one run. ``tell`` is whoever delivers messages to it; the state never calls it."""
 
-    __slots__ = ("due", "heard", "leases", "node", "prefixes", "run", "tell", "token", "ttl")
+    __slots__ = ("attempt", "due", "heard", "leases", "node", "prefixes", "run", "tell", "token", "ttl")
 
     def __init__(self, run: Run, hello: Hello, now: float) -> None:
         self.run = run
         self.node = hello.node
+        self.attempt = hello.attempt
         self.token = hello.session
         self.ttl = hello.ttl
         self.heard = now
@@ -113,7 +118,11 @@ class State:
     # Facts
 
     def join(self, hello: Hello, now: float) -> tuple[Session, Out]:
-        """Open a session. Raises RefusedError if others are there and have another version of Rallypoint."""
+        """Open a session.
+
+        Raises RefusedError if others are there and have another version of Rallypoint, StaleError if a later connection
+        of this session is there.
+        """
         run = self.runs.get(hello.run)
         if run is not None and run.sessions and run.version != hello.version:
             raise RefusedError(f"run {run.id!r}", "the version of Rallypoint", hello.version, run.version)
@@ -122,6 +131,8 @@ class State:
         run.version = hello.version
         self._empty.pop(run.id, None)
         before = run.sessions.get(hello.session)
+        if before is not None and hello.attempt < before.attempt:
+            raise StaleError(hello.node)
         session = run.sessions[hello.session] = Session(run, hello, now)
         out: Out = [(session, Welcome(self.revision, self.epoch, before is not None))]
         if before is not None:

@@ -10,6 +10,7 @@ import errno
 import os
 
 from rallypoint.model.errors import StoreError
+from rallypoint.model.value import Secret
 from rallypoint.net import join_endpoint, listen
 from rallypoint.store.client import Member, TcpStore
 from rallypoint.store.door import Door
@@ -23,13 +24,18 @@ from rallypoint.store.state import FOREVER, State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Mapping
 
     from rallypoint.model.reactor import Reactor, Timer
     from rallypoint.store.api import StoreWatcher
     from rallypoint.store.messages import Message
+    from rallypoint.store.tls import Gate, Tls
 
     Routes = Mapping[int, Callable[[socket.socket], None]]
+
+
+NO_TOKEN = Secret("")
 
 
 class Host:
@@ -42,12 +48,21 @@ class Host:
         only_run: str | None,
         warn: Callable[[str], None],
         routes: Routes | None = None,
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._reactor = reactor
         self._patience: Timer | None = None
         self.hub = Hub(reactor, State(int.from_bytes(os.urandom(4), "big") << 16))
-        self.server = StoreServer(reactor, self.hub, only_run, warn)
-        self.door = Door(reactor, sock, {**(routes or {}), FIRST_BYTE: self.server.adopt}, warn)
+        self.server = StoreServer(reactor, self.hub, only_run, warn, token=token, tls=tls is not None)
+        ways = {**(routes or {}), FIRST_BYTE: self.server.adopt}
+        self._gate: Gate | None = None
+        if tls is not None:
+            from rallypoint.store import tls as encryption
+
+            self._gate = encryption.Gate(reactor, tls, self.server.adopt)
+            ways[encryption.FIRST_BYTE] = self._gate.adopt
+        self.door = Door(reactor, sock, ways, warn)
 
     @property
     def address(self) -> str:
@@ -75,6 +90,8 @@ class Host:
             self._patience.cancel()
             self._patience = None
         self.door.close()
+        if self._gate is not None:
+            self._gate.close()
         self.server.close()
         self.hub.close()
 
@@ -169,7 +186,8 @@ class EndpointStore(TcpStore):
         return address
 
     def _serve(self, sock: socket.socket) -> None:
-        self.host = Host(self._reactor, sock, self._hello.run, self._warn, self._door)
+        tls = None if self._member.tls is None else self._member.tls.server
+        self.host = Host(self._reactor, sock, self._hello.run, self._warn, self._door, self._member.token, tls)
         self._port = self.host.port
         self.where = join_endpoint(self._host, self._port)
         hello = self._hello
@@ -178,6 +196,7 @@ class EndpointStore(TcpStore):
     def _told(self, message: Message) -> None:
         if isinstance(message, Welcome) and self._local is not None:
             self._attempts = 0
+            self._pause.reset()
             self._opened(self._local.carry, message, self._own_address())
         else:
             self._receive(message)
@@ -217,6 +236,8 @@ def open_tcp(
     local_addr: str | None = None,
     elastic: bool = True,
     door: Routes | None = None,
+    token: Secret = NO_TOKEN,
+    tls: Tls | None = None,
 ) -> EndpointStore:
     """Open the store at ``host``:``port``: bind it and host it, or be a client of whoever does.
 
@@ -224,20 +245,28 @@ def open_tcp(
     or fail; False: never host it; None: whoever can. ``warn`` is told (one sentence each) of strangers
     and of refused nodes while hosting. ``elastic``: other nodes may come. ``door`` are further protocols
     on the same port: first byte -> who adopts the socket, of which nothing has been read. Port 0, for
-    one node alone: any free port.
+    one node alone: any free port. ``token``: what nodes and store prove to each other to know ("": nothing).
+    ``tls``: encrypt, and refuse who does not.
 
     Raises StoreError if the endpoint has to be hosted here and cannot: from here or, when ``host`` is
     a name that must be resolved first, from the loop.
     """
-    member = Member(run_id, node, ttl, keep_alive_interval, local_addr)
+    member = Member(run_id, node, ttl, keep_alive_interval, local_addr, token, tls)
     return EndpointStore(
         reactor, watcher, host, port, member, is_host=is_host, warn=warn, door=door or {}, elastic=elastic
     )
 
 
-def serve(reactor: Reactor, host: str, port: int, warn: Callable[[str], None]) -> Host:
+def serve(
+    reactor: Reactor,
+    host: str,
+    port: int,
+    warn: Callable[[str], None],
+    token: str = "",
+    tls: ssl.SSLContext | None = None,
+) -> Host:
     """Serve many runs, apart from each other, at a numeric address (or "localhost"). Raises StoreError."""
     try:
-        return Host(reactor, listen(LOCALHOST if host == "localhost" else host, port), None, warn)
+        return Host(reactor, listen(LOCALHOST if host == "localhost" else host, port), None, warn, token=token, tls=tls)
     except OSError as error:
         raise StoreError(join_endpoint(host, port), f"cannot listen there: {error.strerror}") from None

@@ -2,8 +2,8 @@
 
 Each side first sends the preface, ``RLY1`` (its first byte tells it from torch's TCPStore on a shared
 port, which starts with 0), then messages: the length in 4 bytes, big-endian, and JSON, an object
-whose ``op`` names the message. Never pickle. A later protocol can answer ``hello`` with a challenge
-before ``welcome``, and TLS goes below all this: neither changes the framing.
+whose ``op`` names the message. Never pickle. With a token (``store/token.py``) ``hello`` is answered by a challenge,
+and that by a proof, before the ``welcome``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _LENGTH = Struct(">I")
 
 REQUESTS: Schema = {
     "hello": messages.Hello,
+    "proof": messages.Proof,
     "read": messages.Read,
     "swap": messages.Swap,
     "lease": messages.Lease,
@@ -45,6 +46,7 @@ REQUESTS: Schema = {
 }
 ANSWERS: Schema = {
     "welcome": messages.Welcome,
+    "challenge": messages.Challenge,
     "refused": messages.Refusal,
     "answer": messages.Answer,
     "listing": messages.Listing,
@@ -153,7 +155,7 @@ def _exact(kind: type) -> Callable[[Any], Any]:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < 1e9:
+    if type(value) not in (int, float) or not 0 <= value < 1e12:
         raise TypeError
     return float(value)
 

@@ -61,3 +61,22 @@ class ManualClock:
 
     def __repr__(self) -> str:
         return f"<ManualClock at {self._now:.3f}, {len(self._timers)} timers>"
+
+
+class SkewedClock:
+    """A node's own clock: it began elsewhere and goes faster or slower than ``true`` (``rate`` 1.01: 1 % faster)."""
+
+    def __init__(self, true: ManualClock, offset: float = 0.0, rate: float = 1.0) -> None:
+        self._true = true
+        self._offset = offset
+        self._rate = rate
+
+    def now(self) -> float:
+        return self._true.now() * self._rate + self._offset
+
+    def call_at(self, when: float, call: Callable[[], None]) -> LoopTimer:
+        """Call when this clock says ``when``."""
+        return self._true.call_at((when - self._offset) / self._rate, call)
+
+    def __repr__(self) -> str:
+        return f"<SkewedClock at {self.now():.3f}, rate {self._rate:.3f}>"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rallypoint.model.event import Event
     from rallypoint.model.node import Assignment
     from rallypoint.model.result import WorkerId
-    from rallypoint.testing.clock import ManualClock
+    from rallypoint.testing.clock import ManualClock, SkewedClock
 
 PATIENCE = 5.0
 """Seconds from KILL to giving up what a worker left behind (as ``proc.sweep``)."""
@@ -61,7 +61,7 @@ class SimulatedWorker:
 class SimulatedProcesses:
     """All worker processes of one node. ``emit`` takes the events."""
 
-    def __init__(self, clock: ManualClock, emit: Callable[[Event], None]) -> None:
+    def __init__(self, clock: ManualClock | SkewedClock, emit: Callable[[Event], None]) -> None:
         self._clock = clock
         self._emit = emit
         self._pids = 100

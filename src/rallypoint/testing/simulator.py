@@ -17,13 +17,13 @@ from collections import deque
 
 from rallypoint.core import worker as worker_states
 from rallypoint.core.agent import Agent
-from rallypoint.driver.coordinator import Coordinator
+from rallypoint.driver.coordinator import ORDERS, Coordinator
 from rallypoint.model import event as events
 from rallypoint.model import node
 from rallypoint.model import order as orders
 from rallypoint.model.errors import IllegalTransitionError
 from rallypoint.model.node import NodeInfo, View
-from rallypoint.testing.clock import ManualClock
+from rallypoint.testing.clock import ManualClock, SkewedClock
 from rallypoint.testing.laws import Laws
 from rallypoint.testing.simulated_server import Session, SimulatedServer
 from rallypoint.testing.simulated_store import SimulatedStore
@@ -51,16 +51,17 @@ class SimulatedNode:
     ``state``: "up", "frozen" (SIGSTOP), "killed", "finished" (``outcome`` tells how).
     """
 
-    def __init__(self, cluster: Cluster, name: str, spec: Spec) -> None:
+    def __init__(self, cluster: Cluster, name: str, spec: Spec, clock: SkewedClock) -> None:
         self.name = name
+        self.clock = clock
         self.state = "up"
         self.outcome: Outcome | None = None
         self.lost_since: float | None = None
         self.told_to_end: float | None = None
         self.session_of_round: dict[int, Session | None] = {}
         self.epoch_of_round: dict[int, int] = {}
-        self.agent = Agent(spec, NodeInfo(name, f"host-{name}", "", spec.nproc, node_rank=spec.node_rank))
-        self.processes = SimulatedProcesses(cluster.clock, lambda e: self.gate(lambda: self.put(e)))
+        self.agent = Agent(spec, self._introduction(spec))
+        self.processes = SimulatedProcesses(clock, lambda e: self.gate(lambda: self.put(e)))
         self._cluster = cluster
         self._queue: deque[Event] = deque()
         self._backlog: list[Callable[[], None]] = []
@@ -73,6 +74,10 @@ class SimulatedNode:
         self.put(events.Started())
         self.coordinator.attach(self.store)
         self.store.connect(self.coordinator)
+
+    def _introduction(self, spec: Spec) -> NodeInfo:
+        host, topology = f"host-{self.name}", spec.membership.topology
+        return NodeInfo(self.name, host, "", spec.nproc, role=spec.role, node_rank=spec.node_rank, topology=topology)
 
     @property
     def live(self) -> bool:
@@ -123,14 +128,14 @@ class SimulatedNode:
         self._plan()
 
     def _take(self, event: Event) -> None:
-        now = self._cluster.clock.now()
+        now = self._cluster.clock.now()  # laws go by true time, the node by its own
         if isinstance(event, events.StoreLost) and self.lost_since is None:
             self.lost_since = now
         elif isinstance(event, events.StoreBack):
             self.lost_since = None
         elif isinstance(event, events.SignalReceived) and event.number in self._cluster.spec.signals:
             self.told_to_end = self.told_to_end or now
-        given = self.agent.handle(event, now)
+        given = self.agent.handle(event, self.clock.now())
         self._cluster.decided(self, event, given)
         for order in given:
             _HANDS[type(order)](self, order)
@@ -139,12 +144,12 @@ class SimulatedNode:
         wake = self.agent.wake_at()
         if wake is not None and self.state == "up":
             # A little late, as a real loop is, and never early.
-            late = self._cluster.rng.uniform(0.0, 0.002)
-            self._cluster.clock.call_at(wake + late, lambda: self.gate(self._wake))
+            late = self._cluster.rng.uniform(1e-6, 0.002)
+            self.clock.call_at(wake + late, lambda: self.gate(self._wake))
 
     def _wake(self) -> None:
         wake = self.agent.wake_at()
-        if self.state == "up" and wake is not None and self._cluster.clock.now() >= wake:
+        if self.state == "up" and wake is not None and self.clock.now() >= wake:
             self.put(events.DeadlinePassed())
 
     # -- hands
@@ -159,6 +164,16 @@ class SimulatedNode:
         self._cluster.laws.spawned(self, order)
         self.processes.spawn(order.worker, order.assignment, self._cluster.script(self.name, order))
 
+    def coordinate(self, order: Order) -> None:
+        """Have the coordinator carry it out."""
+        getattr(self.coordinator, ORDERS[type(order)])(order)
+
+    def prepare(self, order: orders.Prepare) -> None:
+        """The workers pass a safe point a while later."""
+        later = self._cluster.clock.now() + self._cluster.rng.uniform(0.0, 3.0)
+        prepared = events.Prepared(order.round)
+        self._cluster.clock.call_at(later, lambda: self.gate(lambda: self.put(prepared)))
+
     def finish(self, order: orders.Finish) -> None:
         self.outcome = order.outcome
         self._cluster.laws.finished(self)
@@ -170,15 +185,11 @@ class SimulatedNode:
 
 
 _HANDS: dict[type[Order], Callable[..., None]] = {
-    orders.Join: lambda n, order: n.coordinator.join(order),
-    orders.Lead: lambda n, order: n.coordinator.lead(order),
-    orders.Gather: lambda n, _order: n.coordinator.gather(),
-    orders.Propose: lambda n, order: n.coordinator.propose(order),
-    orders.Publish: lambda n, order: n.coordinator.publish(order),
-    orders.Leave: lambda n, order: n.coordinator.leave(order),
+    **dict.fromkeys(ORDERS, SimulatedNode.coordinate),
     orders.ServeWorkers: SimulatedNode.serve_workers,
     orders.Spawn: SimulatedNode.spawn,
     orders.Signal: lambda n, order: n.processes.signal(order.worker, order.number),
+    orders.Prepare: SimulatedNode.prepare,
     orders.DumpStacks: lambda _n, _order: None,
     orders.Sweep: lambda n, order: n.processes.sweep(order.round, order.deadline),
     orders.Abandon: lambda n, order: n.processes.abandon(order.worker),
@@ -187,10 +198,14 @@ _HANDS: dict[type[Order], Callable[..., None]] = {
 
 
 class Cluster:
-    """Nodes, their store, and what befalls them. ``script`` says what each worker does (default: runs for ever)."""
+    """Nodes, their store, and what befalls them. ``script`` says what each worker does (default: runs for ever).
 
-    def __init__(self, spec: Spec, seed: int = 0, script: Scripts | None = None) -> None:
+    ``skew``: the nodes' clocks differ by any amount, and their rates by up to this share.
+    """
+
+    def __init__(self, spec: Spec, seed: int = 0, script: Scripts | None = None, skew: float = 0.0) -> None:
         self.spec = spec
+        self.skew = skew
         self.seed = seed
         self.rng = random.Random(seed)
         self.clock = ManualClock(start=1000.0)
@@ -207,7 +222,13 @@ class Cluster:
         """Start a launcher; ``spec`` if it differs from the cluster's."""
         self.say(name, "START")
         assert name not in self.nodes, "every start of a launcher has a name of its own"
-        self.nodes[name] = SimulatedNode(self, name, spec or self.spec)
+        skewed = self.skew > 0
+        clock = SkewedClock(
+            self.clock,
+            offset=self.rng.uniform(0, 1e6) if skewed else 0.0,
+            rate=1 + self.rng.uniform(-self.skew, self.skew) if skewed else 1.0,
+        )
+        self.nodes[name] = SimulatedNode(self, name, spec or self.spec, clock)
         return self.nodes[name]
 
     def kill(self, name: str) -> None:

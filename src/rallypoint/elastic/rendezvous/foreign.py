@@ -15,7 +15,7 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rallypoint.core import policy
+from rallypoint.core import budget, policy
 from rallypoint.elastic.rendezvous.api import RendezvousStateError
 from rallypoint.model import event as events
 from rallypoint.model import node
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rallypoint.elastic.rendezvous.api import RendezvousHandler
     from rallypoint.model.event import Event
     from rallypoint.model.node import NodeInfo
-    from rallypoint.model.order import Join, Lead, Leave, Propose, Publish
+    from rallypoint.model.order import Gather, Join, Lead, Leave, Propose, Publish
     from rallypoint.model.result import Failure
     from rallypoint.model.spec import Spec
 
@@ -124,7 +124,7 @@ class ForeignCoordinator:
     def lead(self, _order: Lead) -> None:
         """The handler leads."""
 
-    def gather(self) -> None:
+    def gather(self, _order: Gather) -> None:
         """The handler leads."""
 
     def propose(self, _order: Propose) -> None:
@@ -135,7 +135,8 @@ class ForeignCoordinator:
     def _next(self, info: NodeInfo) -> None:
         failures = policy.sorted_by_cause(self._failures)
         if failures and self._view is not None:
-            if policy.is_final(failures, self._restarts, self._spec.max_restarts):
+            view = self._view.replace(restarts=self._restarts)
+            if budget.judge(self._spec, view, failures, node_lost=False, lasted=0.0, ages=[]).final:
                 self._show(self._view.replace(phase=node.CLOSED, failures=failures))
                 return
             self._restarts += 1

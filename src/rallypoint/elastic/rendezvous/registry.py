@@ -7,7 +7,7 @@ from rallypoint.elastic.rendezvous.api import (
     RendezvousParameters,
     rendezvous_handler_registry,
 )
-from rallypoint.model.terms import BACKENDS, LATER
+from rallypoint.model.terms import BACKENDS
 
 __all__ = ["get_rendezvous_handler"]
 
@@ -21,17 +21,10 @@ def _own(params: RendezvousParameters) -> RendezvousHandler:
     return OwnRendezvousHandler(params)
 
 
-def _later(params: RendezvousParameters) -> RendezvousHandler:
-    known = ", ".join(sorted(BACKENDS))
-    raise ValueError(f"the rendezvous backend {params.backend!r} is not available in this version; there are {known}")
-
-
 def register_default_handlers() -> None:
-    """Register Rallypoint's backends, and torch's names of those that are yet to come."""
+    """Register Rallypoint's backends, by all their names."""
     for name in BACKENDS:
         rendezvous_handler_registry.register(name, _own)
-    for name in LATER:
-        rendezvous_handler_registry.register(name, _later)
 
 
 def register_out_of_tree_handlers() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rallypoint.c10d.server import WorkerStore
 from rallypoint.core.agent import Agent
-from rallypoint.driver.coordinator import Coordinator
+from rallypoint.driver.coordinator import ORDERS, Coordinator
 from rallypoint.driver.loop import Loop
 from rallypoint.driver.node import node_name
 from rallypoint.driver.stores import C10D_FIRST_BYTE, open_store
@@ -197,19 +197,8 @@ class _Table:
     # -- hands
 
     def _carry_out(self, order: orders.Order) -> None:
-        coordinator = self._coordinator
-        if isinstance(order, orders.Join):
-            coordinator.join(order)
-        elif isinstance(order, orders.Lead):
-            coordinator.lead(order)
-        elif isinstance(order, orders.Gather):
-            coordinator.gather()
-        elif isinstance(order, orders.Propose):
-            coordinator.propose(order)
-        elif isinstance(order, orders.Publish):
-            coordinator.publish(order)
-        elif isinstance(order, orders.Leave):
-            coordinator.leave(order)
+        if type(order) in ORDERS:
+            getattr(self._coordinator, ORDERS[type(order)])(order)
         elif isinstance(order, orders.Finish):
             self.outcome = order.outcome
         else:

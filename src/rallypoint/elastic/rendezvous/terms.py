@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from rallypoint.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from rallypoint.model.errors import UsageError
-from rallypoint.model.spec import DEFAULT_STORE_PORT
-from rallypoint.model.terms import BACKENDS, KEYS, timing
+from rallypoint.model.spec import DEFAULT_ETCD_PORT, DEFAULT_STORE_PORT
+from rallypoint.model.terms import BACKENDS, KEYS, STORE_KEYS, TLS_KEYS, read_token, timing
+from rallypoint.model.value import Secret
 from rallypoint.net import join_endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rallypoint.elastic.rendezvous.api import RendezvousParameters
 
 NO_PORT = -1
@@ -19,6 +23,10 @@ NO_PORT = -1
 def meeting(params: RendezvousParameters) -> dict[str, Any]:
     """Return the fields. Raises ValueError for what cannot work; nothing has been opened then."""
     backend = BACKENDS[params.backend]
+    if backend == "etcd":
+        return _shared(params, backend) | {"endpoint": _members(params), "store": _etcd(params)}
+    if backend == "file" or (backend == "tcp" and _store_type(params) == "file" and params.endpoint.strip()):
+        return _shared(params, "file") | {"endpoint": _folder(params)}
     host, port = _place(params, backend)
     if backend != "memory" and params.max_nodes == 1 and (port == 0 or not params.endpoint.strip()):
         backend = "memory"  # alone, and at no port that others are to know
@@ -26,19 +34,68 @@ def meeting(params: RendezvousParameters) -> dict[str, Any]:
         raise ValueError(f"max_nodes is {params.max_nodes}: the backend {params.backend!r} is for one node")
     elif backend != "memory" and port == 0:
         raise ValueError(f"{params.max_nodes} nodes need one port that all of them know, not 0")
-    fields = {
-        "backend": backend,
+    return _shared(params, backend) | {
         "endpoint": "" if backend == "memory" else join_endpoint(host, port),
         "is_host": params.get_as_bool("is_host") if backend == "tcp" else None,
         "node_rank": _node_rank(params) if backend == "static" else -1,
-        "run_id": params.run_id,
         "min_nodes": params.max_nodes if backend == "static" else params.min_nodes,
+        "token": _token(params) if backend != "memory" else Secret(""),
+        "store": _tls(params) if backend != "memory" else {},
+    }
+
+
+def _shared(params: RendezvousParameters, backend: str) -> dict[str, Any]:
+    """Return the fields that every backend has."""
+    _check_rest(params)
+    return {
+        "backend": backend,
+        "run_id": params.run_id,
+        "min_nodes": params.min_nodes,
         "max_nodes": params.max_nodes,
         "local_addr": params.local_addr,
         "timing": _timing(params),
     }
-    _check_rest(params)
-    return fields
+
+
+def _members(params: RendezvousParameters) -> str:
+    """Return etcd's members as a comma list, each with a port."""
+    if not params.endpoint.strip():
+        raise ValueError("rdzv_endpoint is empty: with etcd it is HOST:PORT,... of its members")
+    places = [parse_rendezvous_endpoint(place.strip(), DEFAULT_ETCD_PORT) for place in params.endpoint.split(",")]
+    return ",".join(join_endpoint(*place) for place in places)
+
+
+def _folder(params: RendezvousParameters) -> str:
+    path = os.path.abspath(params.endpoint.strip())
+    if not params.endpoint.strip() or not os.path.isdir(os.path.dirname(path)) or os.path.isfile(path):
+        raise ValueError(f"rdzv_endpoint {params.endpoint!r}: with file it is a folder that all nodes share")
+    return path
+
+
+def _store_type(params: RendezvousParameters) -> str:
+    return str(params.get("store_type", "tcp")).strip().lower()
+
+
+def _etcd(params: RendezvousParameters) -> dict[str, str]:
+    from rallypoint.store.etcd.settings import settings
+
+    return _checked(params, STORE_KEYS, lambda conf: settings("rdzv_configs", conf))
+
+
+def _tls(params: RendezvousParameters) -> dict[str, str]:
+    from rallypoint.store.tls import identity
+
+    hosts = params.get_as_bool("is_host") is not False
+    return _checked(params, TLS_KEYS, lambda conf: identity("rdzv_configs", conf, hosts))
+
+
+def _checked(params: RendezvousParameters, keys: tuple[str, ...], check: Callable[..., object]) -> dict[str, str]:
+    conf = {key: str(params.config[key]) for key in keys if params.config.get(key) is not None}
+    try:
+        check(conf)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return conf
 
 
 def _place(params: RendezvousParameters, backend: str) -> tuple[str, int]:
@@ -69,9 +126,17 @@ def _timing(params: RendezvousParameters) -> Any:
         raise ValueError(str(error)) from None
 
 
+def _token(params: RendezvousParameters) -> Secret:
+    conf = {"token_file": str(params.config["token_file"])} if params.config.get("token_file") else {}
+    try:
+        return read_token("rdzv_configs", conf, os.environ)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 def _check_rest(params: RendezvousParameters) -> None:
-    if str(params.get("store_type", "tcp")).strip().lower() != "tcp" and params.max_nodes > 1:
-        raise ValueError("rdzv_configs store_type=file is for one machine and not available here; leave it out")
+    if _store_type(params) not in ("tcp", "file"):
+        raise ValueError(f"rdzv_configs store_type is {params.get('store_type')!r}; it is tcp or file")
     if unknown := sorted(set(params.config) - set(KEYS)):
         import logging
 

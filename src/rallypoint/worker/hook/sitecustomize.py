@@ -1,6 +1,7 @@
 """The worker hook: ``site`` imports it when a worker's interpreter starts, before the user's script.
 
 The launcher starts a worker with this folder first in PYTHONPATH. The hook
+ 0. waits, if the launcher has parked this process (``proc/parking.py``), to be told that it is a worker;
  1. takes itself out of PYTHONPATH, ``sys.path`` and ``sys.modules``, so that the script and its child
     processes find everything as under plain ``python script.py``, the user's own ``sitecustomize`` included;
  2. has faulthandler write all stacks on a fatal signal, and on the signal RALLYPOINT_STACK_SIGNAL;
@@ -36,6 +37,51 @@ FILE_LIMIT = 1 << 20
 MESSAGE_LIMIT = FILE_LIMIT // 8
 EMFILE = 24
 QUIET = (SystemExit, KeyboardInterrupt)
+
+
+def wait_parked(sock: int) -> None:
+    """Wait for environment and standard streams of the worker that this process is to be; its end means: none."""
+    import _socket
+
+    here = _socket.socket(fileno=sock)
+    try:
+        size, rights, _, _ = here.recvmsg(8, _socket.CMSG_SPACE(12))
+        content = b""
+        while len(size) == 8 and len(content) < int.from_bytes(size, "little"):
+            piece = here.recv(1 << 20)
+            if not piece:
+                os._exit(0)
+            content += piece
+    except (OSError, KeyboardInterrupt):
+        os._exit(0)
+    if not content or not rights:
+        os._exit(0)
+    handed = rights[0][2]
+    for target in range(3):
+        fd = int.from_bytes(handed[4 * target : 4 * target + 4], sys.byteorder)
+        os.dup2(fd, target)
+        os.close(fd)
+    here.close()
+    become(dict(entry.partition(b"=")[::2] for entry in content.split(b"\0") if entry))
+    sys.modules.pop("_socket", None)
+
+
+def become(environment: "dict[bytes, bytes]") -> None:
+    """Make ``environment`` that of this process."""
+    for name in set(os.environb) - set(environment):
+        del os.environb[name]
+    for name, value in environment.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value
+
+
+def preload(names: str) -> None:
+    """Import modules while there is time; one that cannot be imported is the script's own affair."""
+    for name in names.split(","):
+        try:
+            __import__(name)
+        except BaseException:
+            pass
 
 
 def tidy() -> None:
@@ -329,6 +375,12 @@ def install() -> None:
         pass
 
 
+parked = os.environ.pop("RALLYPOINT_PARKED", None)
+if parked:
+    early = os.environ.pop("RALLYPOINT_PRELOAD", None)
+    if early:
+        preload(early)
+    wait_parked(int(parked))
 tidy()
 install()
 # The user's or the distribution's own, or the same ModuleNotFoundError that site expects without one.

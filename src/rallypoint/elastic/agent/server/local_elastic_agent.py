@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rallypoint.elastic.agent.server.api import DEFAULT_ROLE, ElasticAgent, RunResult, WorkerGroup, WorkerState
+from rallypoint.elastic.metrics.api import _measured, put_metric
 
 if TYPE_CHECKING:
     from rallypoint.driver.node import Observer
@@ -69,8 +70,13 @@ class LocalElasticAgent(ElasticAgent):
 
         A graceful exit (see ``RendezvousGracefulExitError``) is a success without workers. Raises SignalException
         when a signal ended it, the rendezvous errors, and for what cannot be started ValueError, FileNotFoundError
-        or what pickle raised; then nothing was started.
+        or what pickle raised; then nothing was started. Metrics are told of by the names of torch's agent.
         """
+        # The class that measures it in torch is one that we do not have.
+        result: RunResult = _measured(self._run, "SimpleElasticAgent.run", "torchelastic")()
+        return result
+
+    def _run(self) -> RunResult:
         from rallypoint.driver.run import run
         from rallypoint.elastic.agent.server.translate import refusals, spec_of
         from rallypoint.elastic.agent.server.watch import GroupWatch
@@ -84,7 +90,8 @@ class LocalElasticAgent(ElasticAgent):
                 shutdown_timeout=self._shutdown_timeout,
                 stuck_timeout=self._stuck_timeout,
             )
-            observers: tuple[Observer, ...] = (GroupWatch(self._group), *self._recorders(spec))
+            watch = GroupWatch(self._group)
+            observers: tuple[Observer, ...] = (watch, *self._recorders(spec))
             meeting = self._meeting()
             if self._health_check_server is not None:
                 self._health_check_server.start()
@@ -93,7 +100,27 @@ class LocalElasticAgent(ElasticAgent):
             finally:
                 if self._health_check_server is not None:
                     self._health_check_server.stop()
-        return self._told(outcome, meeting)
+        result = self._told(outcome, meeting)
+        if outcome.status == "succeeded":
+            watch.measure(WorkerState.SUCCEEDED)
+        if outcome.status in ("succeeded", "failed"):
+            self._measure(result.is_failed(), watch.restarts)
+        return result
+
+    def _measure(self, failed: bool, restarts: int) -> None:
+        """Tell metrics how the run went, by the names of torch's agent."""
+        spec = self._group.spec
+        retried = restarts > 0
+        values = {
+            "flakiness": 100 if failed else int(100.0 * restarts / (spec.max_restarts + 1)),
+            "run_total": 1,
+            "run_success_with_retries": int(not failed and retried),
+            "run_success_no_retries": int(not failed and not retried),
+            "run_failed_with_retries": int(failed and retried),
+            "run_failed_no_retries": int(failed and not retried),
+        }
+        for name, value in values.items():
+            put_metric(f"workers.{spec.role}.{name}", value)
 
     def _meeting(self) -> Meeting | None:
         """How to meet, if by a handler that is not ours."""

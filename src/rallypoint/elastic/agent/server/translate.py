@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rallypoint.driver.destinations import destinations
 from rallypoint.elastic.rendezvous.own import OwnRendezvousHandler
 from rallypoint.model.errors import UsageError
 from rallypoint.model.reading import FOREVER, signals
@@ -115,15 +116,20 @@ def _command(name: str) -> str:
 
 
 def _logs(workers: WorkerSpec, logs_specs: LogsSpecs, template: str | None) -> LogSpec:
+    common: dict[str, Any] = {
+        "stdout_filters": tuple(workers.duplicate_stdout_filters or ()),
+        "stderr_filters": tuple(workers.duplicate_stderr_filters or ()),
+        "template": template or os.environ.get("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE") or None,
+    }
+    if type(logs_specs).reify.__qualname__ != "DefaultLogsSpecs.reify":  # ours, or torch's own
+        return LogSpec(reify=destinations(logs_specs.reify), **common)
     shown = logs_specs._local_ranks_filter
     return LogSpec(
         directory=logs_specs.root_log_dir,
         redirects=_streams(logs_specs._redirects),
         tee=_streams(logs_specs._tee),
         shown=tuple(sorted(shown)) if shown else None,
-        stdout_filters=tuple(workers.duplicate_stdout_filters or ()),
-        stderr_filters=tuple(workers.duplicate_stderr_filters or ()),
-        template=template or os.environ.get("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE") or None,
+        **common,
     )
 
 
