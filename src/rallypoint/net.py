@@ -199,7 +199,7 @@ class Stream:
 
     ``received(data)`` is called with each piece of input; ``closed(reason)`` exactly once, when the
     peer hangs up, an error occurs, or more than ``limit`` bytes of output pile up (a peer that does
-    not read). After ``close()`` from our side neither is called.
+    not read). After ``close()`` from our side neither is called. ``hung_up``: the peer's end closed it.
     """
 
     def __init__(
@@ -219,6 +219,7 @@ class Stream:
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self._closing = False
+        self.hung_up = False
         reactor.add_reader(self._fd, self.take)
 
     @property
@@ -267,11 +268,13 @@ class Stream:
         except BlockingIOError:
             return
         except OSError as error:
+            self.hung_up = error.errno == errno.ECONNRESET
             self._fail(_words(error))
             return
         if data:
             self._received(data)
         else:
+            self.hung_up = True
             self._fail("it closed the connection")
 
     def _flush(self) -> None:

@@ -4,7 +4,7 @@ said                                         backend
 --standalone                                 memory
 nothing, one node                            memory
 --rdzv-backend c10d, one node, port 0        memory (also without an endpoint)
---rdzv-backend c10d                          tcp     port 29400 unless said
+--rdzv-backend c10d                          tcp     port 29400 unless said; one endpoint, or three and more
 --rdzv-backend etcd, etcd-v2                 etcd    its members, port 2379 unless said
 --rdzv-backend file, c10d with store_type=file  file the endpoint is a folder that all nodes share
 --master-port, --rdzv-endpoint or more nodes static  port 29500 unless said
@@ -17,7 +17,7 @@ import os
 from rallypoint.cli import convert
 from rallypoint.model.errors import UsageError
 from rallypoint.model.spec import DEFAULT_ETCD_PORT, DEFAULT_MASTER_PORT, DEFAULT_STORE_PORT, Timing
-from rallypoint.model.terms import BACKENDS, KEYS, STORE_KEYS, TLS_KEYS, read_token, timing
+from rallypoint.model.terms import BACKENDS, KEYS, STORE_KEYS, TLS_KEYS, check_several, read_token, timing
 from rallypoint.model.value import Secret, Value
 from rallypoint.net import join_endpoint
 
@@ -108,6 +108,8 @@ def _endpoint(given: Given, backend: str, max_nodes: int) -> str:
             raise given.wrong("rdzv_endpoint", "HOST:PORT,... of etcd's members is needed")
         places = convert.endpoints(given.where("rdzv_endpoint"), text, default)
         return ",".join(join_endpoint(host, port) for host, port in places)
+    if "," in text and backend == "tcp":
+        return _several(given, text)
     if text:
         host, port = convert.endpoint(given.where("rdzv_endpoint"), text, default)
     elif backend == "static":
@@ -119,6 +121,14 @@ def _endpoint(given: Given, backend: str, max_nodes: int) -> str:
         dest = "rdzv_endpoint" if text else "master_port"
         raise given.wrong(dest, f"{max_nodes} nodes need one port that all of them know, not 0")
     return join_endpoint(host, port)
+
+
+def _several(given: Given, text: str) -> str:
+    """Return the endpoints of which a majority decides who serves the store."""
+    where = given.where("rdzv_endpoint")
+    places = convert.endpoints(where, text, DEFAULT_STORE_PORT)
+    check_several(where, text, places)
+    return ",".join(join_endpoint(host, port) for host, port in places)
 
 
 def _folder(given: Given, text: str) -> str:

@@ -127,7 +127,8 @@ class Coordinator:
             where = self._spec.endpoint.rpartition(":")[0].strip("[]")
         # Asked again if the answer was lost: a node that was not checked has not joined.
         self._fresh = self._fresh or fresh
-        back = StoreBack(self._fresh, where)
+        moves = self._spec.backend == "tcp" and "," in self._spec.endpoint
+        back = StoreBack(self._fresh, where, self.store.where if moves else "")
         if self._fresh:
             self._view_told = -1
             self.store.swap("job", 0, self._job, lambda reply: self._job_known(reply, back))

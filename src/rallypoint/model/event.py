@@ -92,11 +92,12 @@ class StoreLost(Event):
 class StoreBack(Event):
     """The store answers (for the first time, or again). ``fresh``: no lease of ours is there, we must join anew.
 
-    ``address`` is where our workers' peers reach this node.
+    ``address`` is where our workers' peers reach this node; ``where``, the store's, is told if it may move.
     """
 
     fresh: bool
     address: str
+    where: str = ""
 
 
 class Serving(Event):

@@ -51,6 +51,17 @@ def timing(where: str, conf: Mapping[str, str]) -> Timing:
     return Timing(**times)
 
 
+def check_several(where: str, text: str, places: tuple[tuple[str, int], ...]) -> None:
+    """Check endpoints of which a majority is to say who serves the store. Raises UsageError, naming ``where``."""
+    if len(set(places)) < len(places):
+        raise UsageError(where, text, "it names one place twice")
+    if len(places) == 2:
+        reason = "of two, neither can take over: is the other dead, or only cut off? Name one, or three and more"
+        raise UsageError(where, text, reason)
+    if any(port == 0 for _, port in places):
+        raise UsageError(where, text, "several nodes need ports that all of them know, not 0")
+
+
 TOKEN = "RALLYPOINT_TOKEN"
 
 

@@ -171,13 +171,15 @@ class Messages:
 
     def _store_back(self, event: events.StoreBack) -> None:
         self._waiting.connected = True
+        self._waiting.where = event.where or self._waiting.where
         lost_at, self._store_lost_at = self._store_lost_at, None
         if lost_at is None:
             return
         if self._phase[1] == nodes.RUNNING:
             self._waiting.stop()
         anew = ", this node joins anew" if event.fresh else ""
-        text = f"the store is back after {span(self._now - lost_at)}{anew}"
+        at = f" at {event.where}" if event.where else ""
+        text = f"the store is back{at} after {span(self._now - lost_at)}{anew}"
         fields = {"seconds": round(self._now - lost_at, 3), "fresh": event.fresh}
         self._say(Message("store_back", text, fields=fields))
 

@@ -8,7 +8,7 @@ from rallypoint import __version__
 from rallypoint.model.value import Secret, Value
 from rallypoint.net import join_endpoint
 from rallypoint.store.front import Front
-from rallypoint.store.link import Link
+from rallypoint.store.link import PATIENCE, Link
 from rallypoint.store.messages import PROTOCOL, Hello
 from rallypoint.store.pause import Pause
 from rallypoint.store.resolve import loopback, numeric, resolve
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rallypoint.model.reactor import Reactor
     from rallypoint.store.api import StoreWatcher
-    from rallypoint.store.messages import Message, Refusal, Welcome
+    from rallypoint.store.messages import Elsewhere, Message, Refusal, Welcome
     from rallypoint.store.resolve import Found
     from rallypoint.store.tls import Tls
 
@@ -27,7 +27,8 @@ class Member(Value):
 
     ``ttl``: seconds of silence after which either side gives the other up; ``keep_alive_interval``:
     seconds between signs of life. ``local_addr``: the (numeric) address to connect from.
-    ``token``: see ``store/token.py``; ``tls``: encrypt.
+    ``token``: see ``store/token.py``; ``tls``: encrypt. ``endpoints``: all that the store may be served at, if there
+    are several.
     """
 
     run_id: str
@@ -37,15 +38,22 @@ class Member(Value):
     local_addr: str | None = None
     token: Secret = Secret("")
     tls: Tls | None = None
+    endpoints: str = ""
 
 
 class TcpStore(Front):
-    """The store at ``host`` (a name or an address) and ``port``, for ``member``."""
+    """The store at ``host`` (a name or an address) and ``port``, for ``member``.
+
+    ``connect_patience``: the most seconds that connecting, and then the welcome, may take.
+    """
+
+    connect_patience = PATIENCE
 
     def __init__(self, reactor: Reactor, watcher: StoreWatcher, host: str, port: int, member: Member) -> None:
         super().__init__(reactor, watcher, join_endpoint(host, port))
         session = os.urandom(16).hex()
         self._hello = Hello(PROTOCOL, __version__, member.run_id, member.node, member.ttl, session)
+        self._hello = self._hello.replace(endpoints=member.endpoints)
         self._member = member
         self._host = host
         self._port = port
@@ -76,6 +84,9 @@ class TcpStore(Front):
     def link_refused(self, refusal: Refusal) -> None:
         self._link = None
         self._refuse(refusal.field, refusal.mine, refusal.theirs)
+
+    def link_moved(self, elsewhere: Elsewhere) -> None:
+        self.link_ended("it is one of several endpoints", 0.0)  # which one refuses who does not list them all
 
     def link_ended(self, reason: str, silent: float) -> None:
         self._link = None
@@ -124,6 +135,7 @@ class TcpStore(Front):
             local_addr=self._member.local_addr,
             token=self._member.token,
             tls=None if self._member.tls is None else (self._member.tls.client, self._host),
+            patience=self.connect_patience,
         )
 
     def _later(self) -> None:

@@ -17,10 +17,17 @@ LATE = 1.0
 
 
 class Hub:
-    """What all users of one store share, whether they sit in this process or behind sockets."""
+    """What all users of one store share, whether they sit in this process or behind sockets.
 
-    def __init__(self, reactor: Reactor, state: State | None = None) -> None:
+    ``may_serve`` is asked before anything is done or told: a store that is one of several may have lost the right to
+    while its process was stopped.
+    """
+
+    def __init__(
+        self, reactor: Reactor, state: State | None = None, may_serve: Callable[[], bool] = lambda: True
+    ) -> None:
         self.state = State() if state is None else state
+        self._may_serve = may_serve
         self._reactor = reactor
         self._timer: Timer | None = None
         self._due = 0.0
@@ -36,7 +43,8 @@ class Hub:
         return session
 
     def handle(self, session: Session, request: Message) -> None:
-        self._deliver(self.state.handle(session, request, self._reactor.now()))
+        if self._may_serve():
+            self._deliver(self.state.handle(session, request, self._reactor.now()))
 
     def heard(self, session: Session) -> None:
         session.heard = self._reactor.now()
@@ -65,6 +73,8 @@ class Hub:
     def _expire(self) -> None:
         now = self._reactor.now()
         self._timer = None
+        if not self._may_serve():
+            return
         if now > self._due + LATE:
             self.state.excuse(now)
         self._deliver(self.state.expire(now))

@@ -13,6 +13,7 @@ from rallypoint.store.messages import (
     Bye,
     Challenge,
     Dropped,
+    Elsewhere,
     Lease,
     Ping,
     Pong,
@@ -34,12 +35,13 @@ else:
     Protocol = object
 
 PATIENCE = 10.0
-"""The most seconds that connecting, and then the welcome, may take (less if the ttl is shorter)."""
+"""How patient a link is unless it is said."""
 BUFFER_LIMIT = 256 << 20
 
 
 class LinkUser(Protocol):
-    """Whom a link tells. After ``link_refused`` or ``link_ended``, one of which is called once, nothing follows."""
+    """Whom a link tells. After ``link_refused``, ``link_moved`` or ``link_ended``, one of which is called once, nothing
+    follows."""
 
     def link_up(self, welcome: Welcome, address: str) -> None:
         """The store welcomed us; ``address`` is the local address of the connection."""
@@ -47,6 +49,8 @@ class LinkUser(Protocol):
     def link_told(self, message: Message) -> None: ...
 
     def link_refused(self, refusal: Refusal) -> None: ...
+
+    def link_moved(self, elsewhere: Elsewhere) -> None: ...
 
     def link_ended(self, reason: str, silent: float) -> None:
         """The attempt failed, or the connection that was up is gone."""
@@ -57,6 +61,7 @@ class Link:
 
     A ping goes out every ``interval`` seconds; after ``ttl`` (of the hello) seconds without a word
     from the store the connection is taken for dead. ``tls``: the context, and the name that the store has to prove.
+    ``patience``: the most seconds that connecting, and then the welcome, may take (less if the ttl is shorter).
     """
 
     def __init__(
@@ -71,11 +76,13 @@ class Link:
         local_addr: str | None = None,
         token: str = "",
         tls: tuple[ssl.SSLContext, str] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         self._reactor = reactor
         self._user = user
         self._token = token
         self._tls = tls
+        self._patience = min(patience, hello.ttl)
         self._proven = not token
         if token:
             from rallypoint.store.token import nonce
@@ -118,10 +125,6 @@ class Link:
         self._stream.send(_BYE)
         self._drain()
         self._stream.close(flush=True)
-
-    @property
-    def _patience(self) -> float:
-        return min(PATIENCE, self._hello.ttl)
 
     def _connected(self, sock: socket.socket | None, reason: str) -> None:
         self._dial = None
@@ -170,9 +173,13 @@ class Link:
         if isinstance(message, Pong):
             return
         if isinstance(message, Dropped):
-            self._end(f"the store gave this node up: {message.reason}")
+            self._end(f"the store gave this node up: {message.reason}", message.silent)
         elif isinstance(message, Refusal):
             self._refused(message)
+        elif isinstance(message, Elsewhere):
+            self._ended = True
+            self._release()
+            self._user.link_moved(message)
         elif isinstance(message, Challenge) and not self._proven:
             self._challenged(message)
         elif isinstance(message, Welcome) and not self._proven:
@@ -238,12 +245,12 @@ class Link:
 
     # The end
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, silent: float = 0.0) -> None:
         if self._ended:
             return
         self._ended = True
         self._release()
-        self._user.link_ended(reason, self._reactor.now() - self._heard if self._up else 0.0)
+        self._user.link_ended(reason, max(silent, self._reactor.now() - self._heard) if self._up else 0.0)
 
     def _cancel(self) -> None:
         if self._timer is not None:

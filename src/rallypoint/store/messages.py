@@ -31,7 +31,8 @@ class Hello(Message):
     ends. ``version`` (of Rallypoint) must be the same for all nodes of a run.
     ``attempt`` counts the connections of the session: one that a store which was stopped finds in its queue
     may be long dead, and must not take over from a later one. ``nonce``: the node has a token, and wants the
-    store to prove that it knows it ("": it has none).
+    store to prove that it knows it ("": it has none). ``endpoints``: all that the store may be served at, if there
+    are several; ``seat``: which of them asks for votes here (-1: no seat does, a node wants the store).
     """
 
     protocol: int
@@ -42,6 +43,8 @@ class Hello(Message):
     session: str
     attempt: int = 0
     nonce: str = ""
+    endpoints: str = ""
+    seat: int = -1
 
 
 class Proof(Message):
@@ -84,6 +87,26 @@ class Watch(Message):
 
 class Ping(Message):
     """Says "I live"; answered by ``Pong``."""
+
+
+class Ask(Message):
+    """A seat asks another for its vote (see ``seats/election.py``). ``want``: LOOK, PROMISE, CLEAN or RELEASE.
+
+    Answered by ``Vote``, but for RELEASE.
+    """
+
+    id: int
+    want: str
+
+
+LOOK = "look"
+"""Would you promise yourself to me?"""
+PROMISE = "promise"
+"""Do; or, if you have, do so for longer."""
+CLEAN = "clean"
+"""As PROMISE, and nobody who lives has any promise of an earlier life of yours."""
+RELEASE = "release"
+"""I count on you no more."""
 
 
 class Bye(Message):
@@ -147,7 +170,30 @@ class Pong(Message):
     """Answers ``Ping``."""
 
 
+class Vote(Message):
+    """Answers ``Ask``. ``fresh``: has had no part in any election in its life.
+
+    ``holder``: the seat that serves, or -1.
+    """
+
+    id: int
+    yes: bool
+    fresh: bool
+    holder: int
+
+
+class Elsewhere(Message):
+    """Answers ``Hello``: the store is not served here but at seat ``holder`` (-1: nowhere yet); ``held`` seats are."""
+
+    holder: int
+    held: int
+
+
 class Dropped(Message):
-    """The store has ended the session, and says why; the connection closes."""
+    """The store has ended the session, and says why; the connection closes.
+
+    ``silent``: seconds for which what it said may not have been the truth.
+    """
 
     reason: str
+    silent: float = 0.0

@@ -12,9 +12,11 @@ from rallypoint.store.door import SILENCE, Waiting, peer_of, stranger_limit
 from rallypoint.store.messages import (
     PROTOCOL,
     TOKEN,
+    Ask,
     Bye,
     Challenge,
     Dropped,
+    Elsewhere,
     Hello,
     Lease,
     Ping,
@@ -31,12 +33,25 @@ from rallypoint.store.state import StaleError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from typing import Protocol
 
     from rallypoint.model.reactor import Reactor
     from rallypoint.store.hub import Hub
     from rallypoint.store.messages import Message
     from rallypoint.store.state import Session
     from rallypoint.store.tls import TlsSocket
+
+    class Bench(Protocol):
+        """The seat that a server belongs to, if there are several endpoints: votes, and knows who serves."""
+
+        def elsewhere(self) -> Elsewhere: ...
+
+        def asked(self, hello: Hello, ask: Ask) -> Message | None: ...
+
+        def sat(self, connection: Connection, hello: Hello) -> Welcome: ...
+
+        def rose(self, connection: Connection, hello: Hello, hung_up: bool) -> None: ...
+
 
 FIRST_BYTE = wire.PREFACE[0]
 BUFFER_LIMIT = 256 << 20
@@ -46,17 +61,18 @@ MAX_TOLD = 64
 
 
 class StoreServer:
-    """Serves ``hub`` to adopted connections; with ``only_run``, to nodes of that run alone.
+    """Serves ``hub`` (None: nothing, for now) to adopted connections; with ``only_run``, to nodes of that run alone.
 
     ``warn`` is told of those refused or dropped, once for each kind. ``hello_timeout``: seconds
     that a connection may take for its hello. ``token``: what a node has to know ("": nothing). ``tls``: who
-    does not encrypt is refused.
+    does not encrypt is refused. ``endpoints``: all that the store may be served at, if there are several; then
+    ``bench`` is the seat that this server belongs to.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        hub: Hub,
+        hub: Hub | None,
         only_run: str | None,
         warn: Callable[[str], None],
         *,
@@ -64,8 +80,12 @@ class StoreServer:
         buffer_limit: int = BUFFER_LIMIT,
         token: str = "",
         tls: bool = False,
+        endpoints: str = "",
+        bench: Bench | None = None,
     ) -> None:
         self.hub = hub
+        self.endpoints = endpoints
+        self.bench = bench
         self.tls = tls
         self.token = token
         self.only_run = only_run
@@ -102,7 +122,13 @@ class StoreServer:
         self._closed = True
         self._empty = None
         self._strangers.clear()
+        self.stop_serving(None)
+
+    def stop_serving(self, last_word: Dropped | None) -> None:
+        """End all sessions, with ``last_word``; connections can be adopted again. Nobody is told of their leases."""
         for connection in self._known:
+            if last_word is not None:
+                connection.say(last_word)
             connection.hang_up()  # all of them first: nobody is to learn that the others went
         for connection in tuple(self._known):
             connection.end("the store closed")
@@ -118,7 +144,8 @@ class StoreServer:
 
     def welcomed(self, connection: Connection) -> None:
         self._strangers.discard(connection)
-        self._known.add(connection)
+        if connection.session is not None:
+            self._known.add(connection)
 
     def ended(self, connection: Connection) -> None:
         self._strangers.discard(connection)
@@ -146,7 +173,9 @@ class Connection:
         self.peer = peer_of(sock)
         self._plain = server.tls and isinstance(sock, socket.socket)
         self._server = server
-        self._session: Session | None = None
+        self._hub = server.hub
+        self._seat: Hello | None = None  # of the seat at the other end, if it is one
+        self.session: Session | None = None
         self._challenged: tuple[Hello, str] | None = None  # the hello of a node that is to prove itself, our nonce
         self._framer = wire.Framer(wire.REQUESTS, wire.STRANGER_LIMIT)
         self._stream = Stream(reactor, sock, self._received, self._lost, server.buffer_limit)
@@ -155,9 +184,12 @@ class Connection:
         """Send what the hub tells this session."""
         if type(message) is Welcome:
             message = message.replace(now=time.time())
-        self._stream.send(self._server.encoded(message))
+        self.say(message)
         if type(message) is Dropped:
             self.end(message.reason)
+
+    def say(self, message: Message) -> None:
+        self._stream.send(self._server.encoded(message))
 
     def hang_up(self) -> None:
         """Close the socket; the session goes on until ``end``."""
@@ -166,46 +198,53 @@ class Connection:
     def end(self, reason: str, left: bool = False) -> None:
         """Close, and end the session if there is one. Safe to call twice."""
         self._stream.close()
-        session, self._session = self._session, None
+        session, self.session = self.session, None
         self._server.ended(self)
-        if session is not None:
-            self._server.hub.leave(session, left, reason)
+        if session is not None and self._hub is not None:
+            self._hub.leave(session, left, reason)
+        seat, self._seat = self._seat, None
+        if seat is not None and self._server.bench is not None:
+            self._server.bench.rose(self, seat, self._stream.hung_up)
 
     def _lost(self, reason: str) -> None:
-        if self._session is not None and reason.startswith("it does not read"):
-            self._server.warn_once(f"slow {self.peer}", f"node {self._session.node!r} at {self.peer}: {reason}")
+        if self.session is not None and reason.startswith("it does not read"):
+            self._server.warn_once(f"slow {self.peer}", f"node {self.session.node!r} at {self.peer}: {reason}")
         self.end(reason)
 
     def _received(self, data: bytes) -> None:
-        if self._session is not None:
+        if self.session is not None and self._hub is not None:
             # Part of a message is a sign of life too: a large one may take longer than a keep-alive.
-            self._server.hub.heard(self._session)
+            self._hub.heard(self.session)
         try:
             for message in self._framer.feed(data):
                 self._handle(message)
                 if not self._stream.open:
                     return
         except ProtocolError as error:
-            who = f"node {self._session.node!r} at {self.peer}" if self._session else self.peer
+            who = f"node {self.session.node!r} at {self.peer}" if self.session else self.peer
             self._server.warn_once("garbage", f"{who} was dropped: {error}; further ones are not told")
             self.end(f"it sent what is no message: {error}")
 
     def _handle(self, message: Message) -> None:
-        session = self._session
-        if session is None and self._challenged and isinstance(message, Proof):
+        session = self.session
+        known = session is not None or self._seat is not None
+        if not known and self._challenged and isinstance(message, Proof):
             self._proven(message)
-        elif session is None:
+        elif not known:
             if self._challenged or not isinstance(message, Hello):
                 raise ProtocolError(f"{type(message).__name__.lower()} before its time")
             self._greet(message)
-        elif isinstance(message, (Read, Swap, Lease, Watch)):
-            self._server.hub.handle(session, message)
+        elif isinstance(message, (Read, Swap, Lease, Watch)) and session is not None and self._hub is not None:
+            self._hub.handle(session, message)
+        elif isinstance(message, Ask) and self._seat is not None and self._server.bench is not None:
+            if (vote := self._server.bench.asked(self._seat, message)) is not None:
+                self.say(vote)
         elif isinstance(message, Ping):
             self._stream.send(_PONG)
         elif isinstance(message, Bye):
             self.end("it left", left=True)
         else:
-            raise ProtocolError("a second hello")
+            raise ProtocolError(f"{type(message).__name__.lower()} from one who may not say so")
 
     def _greet(self, hello: Hello) -> None:
         server = self._server
@@ -219,6 +258,10 @@ class Connection:
             self._refuse(hello, "TLS", "off", "on")
         elif server.only_run is not None and hello.run != server.only_run:
             self._refuse(hello, "run id", hello.run, server.only_run)
+        elif hello.endpoints != server.endpoints:
+            self._refuse(
+                hello, "--rdzv-endpoint", *(text or "one alone" for text in (hello.endpoints, server.endpoints))
+            )
         elif bool(server.token) != bool(hello.nonce):
             self._refuse(hello, TOKEN, *("given" if has else "none" for has in (hello.nonce, server.token)))
         elif server.token:
@@ -245,8 +288,19 @@ class Connection:
             self._refuse(hello, TOKEN, "another", "given")
 
     def _join(self, hello: Hello) -> None:
+        bench, self._hub = self._server.bench, self._server.hub
+        if hello.seat >= 0 and bench is not None:
+            self._seat = hello
+            self._server.welcomed(self)
+            self.say(bench.sat(self, hello))
+            return
+        if self._hub is None:
+            assert bench is not None
+            self.say(bench.elsewhere())
+            self.end("not served here")
+            return
         try:
-            self._session = self._server.hub.join(hello, self.tell)
+            self.session = self._hub.join(hello, self.tell)
         except RefusedError as error:
             self._refuse(hello, error.field, str(error.mine), str(error.theirs))
             return
@@ -263,7 +317,7 @@ class Connection:
         self.end("refused")
 
     def __repr__(self) -> str:
-        return f"<Connection of {self.peer}, {self._session or 'no hello yet'}>"
+        return f"<Connection of {self.peer}, {self.session or 'no hello yet'}>"
 
 
 _PONG = wire.encode(Pong())

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from rallypoint.model.reactor import Reactor, Timer
     from rallypoint.store.api import StoreWatcher
-    from rallypoint.store.messages import Message
+    from rallypoint.store.messages import Dropped, Message
+    from rallypoint.store.server import Bench
     from rallypoint.store.tls import Gate, Tls
 
     Routes = Mapping[int, Callable[[socket.socket], None]]
@@ -39,7 +40,10 @@ NO_TOKEN = Secret("")
 
 
 class Host:
-    """A store served at the listening socket ``sock``: hub, server and door in one (see there)."""
+    """A store served at the listening socket ``sock``: hub, server and door in one (see there).
+
+    With a ``bench``, one of several ``endpoints``: served only from ``serve`` to ``stand_down``.
+    """
 
     def __init__(
         self,
@@ -50,11 +54,16 @@ class Host:
         routes: Routes | None = None,
         token: str = "",
         tls: ssl.SSLContext | None = None,
+        endpoints: str = "",
+        bench: Bench | None = None,
     ) -> None:
         self._reactor = reactor
         self._patience: Timer | None = None
-        self.hub = Hub(reactor, State(int.from_bytes(os.urandom(4), "big") << 16))
-        self.server = StoreServer(reactor, self.hub, only_run, warn, token=token, tls=tls is not None)
+        self.server = StoreServer(
+            reactor, None, only_run, warn, token=token, tls=tls is not None, endpoints=endpoints, bench=bench
+        )
+        if bench is None:
+            self.serve(lambda: True)
         ways = {**(routes or {}), FIRST_BYTE: self.server.adopt}
         self._gate: Gate | None = None
         if tls is not None:
@@ -71,6 +80,22 @@ class Host:
     @property
     def port(self) -> int:
         return int(self.door.port)
+
+    @property
+    def hub(self) -> Hub:
+        assert self.server.hub is not None
+        return self.server.hub
+
+    def serve(self, may_serve: Callable[[], bool]) -> None:
+        """Begin a new life of the store, with no keys."""
+        self.server.hub = Hub(self._reactor, State(int.from_bytes(os.urandom(4), "big") << 16), may_serve)
+
+    def stand_down(self, last_word: Dropped) -> None:
+        """Forget the store; sessions end with ``last_word``."""
+        hub, self.server.hub = self.server.hub, None
+        self.server.stop_serving(last_word)
+        if hub is not None:
+            hub.close()
 
     def linger(self, timeout: float, done: Callable[[], None]) -> None:
         """Call ``done``, from the loop, when nobody is connected any more or ``timeout`` seconds have passed."""
@@ -93,7 +118,8 @@ class Host:
         if self._gate is not None:
             self._gate.close()
         self.server.close()
-        self.hub.close()
+        if self.server.hub is not None:
+            self.server.hub.close()
 
     def __repr__(self) -> str:
         return f"<Host {self.door!r}, {self.server!r}>"
@@ -162,7 +188,7 @@ class EndpointStore(TcpStore):
     def _take(self, addresses: tuple[str, ...]) -> bool:
         """Host the store if the endpoint can be bound here. Raises StoreError if it cannot but must be."""
         why = OSError()
-        for address in dict.fromkeys(self._bindable(a) for a in addresses):
+        for address in dict.fromkeys(bindable(self._host, a) if self._elastic else a for a in addresses):
             try:
                 sock = listen(address, self._port)
             except OSError as error:
@@ -173,17 +199,6 @@ class EndpointStore(TcpStore):
         if self._is_host:
             raise StoreError(self.where, self._words(why, addresses))
         return False
-
-    def _bindable(self, address: str) -> str:
-        """Return what to bind for an address of the endpoint's host.
-
-        Debian and others put a machine's own name at 127.0.1.1 in /etc/hosts. Bound there, the store
-        would be out of reach for the very nodes that use the name, which means another address to
-        them. So for a name that means loopback, and other nodes to come, every address is bound.
-        """
-        if self._elastic and loopback(address) and numeric(self._host) is None:
-            return "::" if ":" in address else "0.0.0.0"
-        return address
 
     def _serve(self, sock: socket.socket) -> None:
         tls = None if self._member.tls is None else self._member.tls.server
@@ -219,6 +234,18 @@ class EndpointStore(TcpStore):
         if error.errno == errno.EACCES:
             return f"this user may not open port {self._port}: give the endpoint a port above 1023"
         return f"port {self._port} at {at} cannot be opened: {error.strerror}"
+
+
+def bindable(host: str, address: str) -> str:
+    """Return what to bind for ``address`` of the endpoint's ``host``, so that other machines reach it.
+
+    Debian and others put a machine's own name at 127.0.1.1 in /etc/hosts. Bound there, the store
+    would be out of reach for the very nodes that use the name, which means another address to
+    them. So for a name that means loopback every address is bound.
+    """
+    if loopback(address) and numeric(host) is None:
+        return "::" if ":" in address else "0.0.0.0"
+    return address
 
 
 def open_tcp(

@@ -42,6 +42,7 @@ REQUESTS: Schema = {
     "lease": messages.Lease,
     "watch": messages.Watch,
     "ping": messages.Ping,
+    "ask": messages.Ask,
     "bye": messages.Bye,
 }
 ANSWERS: Schema = {
@@ -52,6 +53,8 @@ ANSWERS: Schema = {
     "listing": messages.Listing,
     "changed": messages.Changed,
     "pong": messages.Pong,
+    "vote": messages.Vote,
+    "elsewhere": messages.Elsewhere,
     "dropped": messages.Dropped,
 }
 _NAMES = {kind: name for schema in (REQUESTS, ANSWERS) for name, kind in schema.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rallypoint.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from rallypoint.model.errors import UsageError
 from rallypoint.model.spec import DEFAULT_ETCD_PORT, DEFAULT_STORE_PORT
-from rallypoint.model.terms import BACKENDS, KEYS, STORE_KEYS, TLS_KEYS, read_token, timing
+from rallypoint.model.terms import BACKENDS, KEYS, STORE_KEYS, TLS_KEYS, check_several, read_token, timing
 from rallypoint.model.value import Secret
 from rallypoint.net import join_endpoint
 
@@ -27,6 +27,8 @@ def meeting(params: RendezvousParameters) -> dict[str, Any]:
         return _shared(params, backend) | {"endpoint": _members(params), "store": _etcd(params)}
     if backend == "file" or (backend == "tcp" and _store_type(params) == "file" and params.endpoint.strip()):
         return _shared(params, "file") | {"endpoint": _folder(params)}
+    if backend == "tcp" and "," in params.endpoint:
+        return _hosted(params, backend) | {"endpoint": _several(params)}
     host, port = _place(params, backend)
     if backend != "memory" and params.max_nodes == 1 and (port == 0 or not params.endpoint.strip()):
         backend = "memory"  # alone, and at no port that others are to know
@@ -34,8 +36,12 @@ def meeting(params: RendezvousParameters) -> dict[str, Any]:
         raise ValueError(f"max_nodes is {params.max_nodes}: the backend {params.backend!r} is for one node")
     elif backend != "memory" and port == 0:
         raise ValueError(f"{params.max_nodes} nodes need one port that all of them know, not 0")
+    return _hosted(params, backend) | {"endpoint": "" if backend == "memory" else join_endpoint(host, port)}
+
+
+def _hosted(params: RendezvousParameters, backend: str) -> dict[str, Any]:
+    """Return the fields of a backend whose store the nodes bring along."""
     return _shared(params, backend) | {
-        "endpoint": "" if backend == "memory" else join_endpoint(host, port),
         "is_host": params.get_as_bool("is_host") if backend == "tcp" else None,
         "node_rank": _node_rank(params) if backend == "static" else -1,
         "min_nodes": params.max_nodes if backend == "static" else params.min_nodes,
@@ -62,6 +68,16 @@ def _members(params: RendezvousParameters) -> str:
     if not params.endpoint.strip():
         raise ValueError("rdzv_endpoint is empty: with etcd it is HOST:PORT,... of its members")
     places = [parse_rendezvous_endpoint(place.strip(), DEFAULT_ETCD_PORT) for place in params.endpoint.split(",")]
+    return ",".join(join_endpoint(*place) for place in places)
+
+
+def _several(params: RendezvousParameters) -> str:
+    """Return the endpoints of which a majority decides who serves the store."""
+    places = tuple(parse_rendezvous_endpoint(place.strip(), DEFAULT_STORE_PORT) for place in params.endpoint.split(","))
+    try:
+        check_several("rdzv_endpoint", params.endpoint, places)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
     return ",".join(join_endpoint(*place) for place in places)
 
 
