@@ -44,6 +44,7 @@ while True:
 dist.destroy_process_group()
 """
 ENDPOINT = "10.77.0.1:29400"
+ENDPOINTS = ",".join(f"10.77.0.{n}:29400" for n in (1, 2, 3))
 FAULT = 3.0
 """Seconds that a member of etcd is away, and then has to come back in."""
 OPTIONS = {"program": TRAIN, "last_call_timeout": 1}
@@ -159,6 +160,61 @@ def test_a_spare_takes_over(tmp_path):
         after = job.trains("AC", since=2)
         assert {e["node"]: e["rank"] for e in after}["C"] == job.events(node="B")[0]["rank"]
         job.end("AC")
+
+
+def test_the_host_of_the_store_is_killed(tmp_path):
+    """At its one endpoint nobody else can listen: the others wait until it is back."""
+    with Hosts(3) as hosts, Training(hosts, tmp_path, nnodes="2:3") as job:
+        job.on("ABC")
+        job.trains("ABC")
+        job.kill("A")
+        for name in "BC":
+            job.nodes[name].until("lost the store")
+        job.on("A")
+        job.trains("ABC", since=3)
+        job.end("ABC")
+
+
+def test_the_host_of_the_store_is_killed_and_the_next_endpoint_takes_over(tmp_path):
+    with Hosts(4) as hosts, Training(hosts, tmp_path, nnodes="2:4", endpoint=ENDPOINTS) as job:
+        job.on("ABCD")
+        job.trains("ABCD")
+        job.kill("A")
+        job.trains("BCD", since=4)
+        seen = len(job.events())
+        job.on("A")
+        job.trains("ABCD", since=seen)
+        job.end("ABCD")
+
+
+def test_the_host_of_the_store_is_cut_off(tmp_path):
+    """Nobody learns of it but by silence; it stops its own worker, though MIN would be there."""
+    with Hosts(3) as hosts, Training(hosts, tmp_path, nnodes="1:3", endpoint=ENDPOINTS) as job:
+        job.on("ABC")
+        job.trains("ABC")
+        hosts.cut(1)
+        job.trains("BC", since=3)
+        job.nodes["A"].until("lost the store")
+        worker = job.events(node="A")[0]["pid"]
+        wait_until(lambda: worker not in carriers(job.nodes["A"].mark), 30, "the end of the worker that is cut off")
+        assert sorted(e["node"] for e in job.events()[3:]) == ["B", "C"], "and no other was started there"
+        hosts.heal(1)
+        job.trains("ABC", since=5)
+        job.end("ABC")
+
+
+def test_a_node_is_preempted(tmp_path):
+    """Its workers hear of it and get their time; the others go on without it."""
+    options = ["--leave-signals=USR1", "--notice-signal=WINCH", "--notice-grace=2"]
+    program = "import os\nsignal.signal(signal.SIGWINCH, lambda *_: tell('noticed'))\n" + TRAIN
+    with Hosts(3) as hosts, Training(hosts, tmp_path, *options, nnodes="2:3", program=program) as job:
+        job.on("ABC")
+        job.trains("ABC")
+        job.nodes["C"].signal(signal.SIGUSR1)
+        job.trains("AB", since=3)
+        assert {e["node"] for e in job.events("noticed")} >= {"C"}
+        job.nodes["C"].end()
+        job.end("AB")
 
 
 def test_a_machine_dies_with_its_member_of_etcd(tmp_path):

@@ -14,6 +14,8 @@ NODES = "it is the number of nodes, 1 or more, or MIN:MAX as in 2:4"
 STREAMS = "it is 0 (none), 1 (stdout), 2 (stderr) or 3 (both), or LOCAL_RANK:VALUE,... as 0:3,1:2"
 HOST = "it is a host name or an address, IPv6 as [::1]"
 PLACE = "it is HOST:PORT, as node1:29400 or [fd00::1]:29400"
+PAIR = "of two, neither can take over: is the other dead, or only cut off? Name one, or three and more"
+KNOWN = "several nodes need ports that all of them know, not 0"
 WHOLE = "it is a whole number, 0 or more"
 C10D = "--nnodes 2 --rdzv-backend c10d"
 KEYS = (
@@ -68,7 +70,10 @@ WRONG = [
     ("--nnodes 2 --master-port 0", "--master-port", "0", "2 nodes need one port that all of them know, not 0"),
     (C10D + " --rdzv-endpoint h:70000", "--rdzv-endpoint", "h:70000", "the port is a number from 0 to 65535"),
     (C10D + " --rdzv-endpoint http://h:1", "--rdzv-endpoint", "http://h:1", PLACE),
-    (C10D + " --rdzv-endpoint a:1,b:2", "--rdzv-endpoint", "a:1,b:2", PLACE),
+    (C10D + " --rdzv-endpoint a:1,b:2", "--rdzv-endpoint", "a:1,b:2", PAIR),
+    (C10D + " --rdzv-endpoint a:1,b:2,a:1", "--rdzv-endpoint", "a:1,b:2,a:1", "it names one place twice"),
+    (C10D + " --rdzv-endpoint a:1,b:0,c:1", "--rdzv-endpoint", "a:1,b:0,c:1", KNOWN),
+    (C10D + " --rdzv-endpoint a:1,,c:1", "--rdzv-endpoint", "", "host:port is needed"),
     (C10D + " --rdzv-endpoint h --rdzv-conf ssl_cert=x", "--rdzv-conf ssl_cert", "x",
      "it needs ssl_cert_key beside it"),
     ("--restart-scope node", "--restart-scope", "node", "it is job; node and worker are not available in this version"),

@@ -110,6 +110,7 @@ GOLDEN = [
     # c10d
     ("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint h train.py", TCP),
     ("--nnodes 2 --rdzv-backend tcp --rdzv-endpoint h train.py", TCP),
+    ("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint h,i:5,j train.py", TCP | {"endpoint": "h:29400,i:5,j:29400"}),
     ("--nnodes 2 --rdzv-backend=c10d --rdzv-endpoint=h:5 --node-rank=0 train.py", TCP | {"endpoint": "h:5"}),
     ("--nnodes 1:2 --rdzv-backend c10d --rdzv-endpoint '[::1]:5' train.py",
      {"backend": "tcp", "endpoint": "[::1]:5", "max_nodes": 2}),

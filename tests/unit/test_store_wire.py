@@ -22,6 +22,7 @@ EVERY = (
     (wire.REQUESTS, messages.Watch(4, "")),
     (wire.REQUESTS, messages.Proof("ab12")),
     (wire.REQUESTS, messages.Ping()),
+    (wire.REQUESTS, messages.Ask(7, messages.LOOK)),
     (wire.REQUESTS, messages.Bye()),
     (wire.ANSWERS, messages.Welcome(5, 1, True)),
     (wire.ANSWERS, messages.Challenge("12ab", "ab12")),
@@ -30,6 +31,8 @@ EVERY = (
     (wire.ANSWERS, messages.Listing(4, 9, (Entry("k", [1], 9, 9),))),
     (wire.ANSWERS, messages.Changed(Entry("k", {"x": 1.5}, 9, 9))),
     (wire.ANSWERS, messages.Pong()),
+    (wire.ANSWERS, messages.Vote(7, True, False, -1)),
+    (wire.ANSWERS, messages.Elsewhere(2, 3)),
     (wire.ANSWERS, messages.Dropped("unheard of")),
 )
 

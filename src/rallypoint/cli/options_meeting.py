@@ -88,10 +88,10 @@ RENDEZVOUS = (
     ),
     Option(
         "--rdzv-endpoint",
-        "HOST[:PORT]",
+        "HOST[:PORT],...",
         "",
-        "Where the nodes meet, the same on every node. Port if not said: 29400 (c10d), 29500 (static), "
-        "2379 (etcd: HOST[:PORT],... of its members). A folder with file.",
+        "Where the nodes meet, the same on every node. Port if not said: 29400 (c10d: one, or three and more of which "
+        "a majority keeps the store), 29500 (static: one), 2379 (etcd: its members). A folder with file.",
     ),
     Option(
         "--rdzv-id",

@@ -51,8 +51,6 @@ def open_store(
         from rallypoint.store.file.store import FileStore
 
         return FileStore(reactor, watcher, spec.endpoint, _member(spec, node))
-    from rallypoint.store.tcp import open_tcp
-
     if spec.max_nodes > MANY_NODES:
         raise_descriptor_limit()
     if "," in spec.endpoint:
@@ -61,6 +59,14 @@ def open_store(
         places = tuple(split_endpoint(place, 0) for place in spec.endpoint.split(","))
         member = _member(spec, node).replace(token=spec.token, tls=_tls(spec, False))
         return open_seats(reactor, watcher, places, member, is_host=spec.is_host, warn=warn)
+    return _open_tcp(spec, node, reactor, watcher, workers, warn)
+
+
+def _open_tcp(
+    spec: Spec, node: str, reactor: Reactor, watcher: StoreWatcher, workers: WorkerStore, warn: Callable[[str], None]
+) -> Store:
+    from rallypoint.store.tcp import open_tcp
+
     host, port = split_endpoint(spec.endpoint, 0)
     static = spec.backend == "static"
     return open_tcp(

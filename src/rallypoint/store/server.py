@@ -204,7 +204,7 @@ class Connection:
             self._hub.leave(session, left, reason)
         seat, self._seat = self._seat, None
         if seat is not None and self._server.bench is not None:
-            self._server.bench.rose(self, seat, self._stream.hung_up)
+            self._server.bench.rose(self, seat, left or self._stream.hung_up)
 
     def _lost(self, reason: str) -> None:
         if self.session is not None and reason.startswith("it does not read"):
