@@ -96,3 +96,89 @@ def test_no_progress_is_the_end_before_the_budget_is(tmp_path):
         assert len([line for line in it.out if line.startswith("up")]) == 3
         assert "the same failure 3 times at the same point" in outcome(it)["reason"]
         assert reports(it)[-1]["fields"]["outcome"]["cause"]["type"] == "ValueError"
+
+
+ALONE = """\
+say('up', rank, count, os.getpid())
+path = os.path.join(sys.argv[1], f'done{rank}')
+if rank == 1 and count < 2:
+    subprocess.Popen(['sleep', '600'])
+    sys.exit(3)
+if rank == 1:
+    open(path, 'w').close()
+while not os.path.exists(os.path.join(sys.argv[1], 'done1')):
+    time.sleep(0.01)
+"""
+
+
+def test_one_worker_starts_again_and_the_others_run_on(tmp_path):
+    program = script(tmp_path, "import subprocess\n" + ALONE)
+    options = ["--nproc-per-node=3", "--max-restarts=2", "--restart-scope=worker", "--log-format=json"]
+    with Launch(*options, "--log-dir", tmp_path / "logs", "-t", "3", program, tmp_path) as it:
+        assert it.end() == 0
+        assert not it.alive()
+    ups = sorted(tuple(map(int, line.partition("up ")[2].split()[:2])) for line in it.out if "up " in line)
+    assert ups == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    told = outcome(it)
+    assert (told["rounds"], told["restarts"], told["exit_code"]) == (1, 2, 0)
+    assert [r["fields"]["restart"] for r in reports(it) if r["event"] == "restart"] == [1, 2]
+    (run,) = (tmp_path / "logs").iterdir()
+    files = {str(path.relative_to(run)) for path in run.rglob("stdout.log")}
+    starts_of = [(0, 0), (0, 1), (0, 2), (1, 1), (2, 1)]
+    assert files == {f"attempt_{attempt}/{rank}/stdout.log" for attempt, rank in starts_of}
+
+
+def test_what_a_worker_leaves_in_its_session_is_ended_before_it_starts_again(tmp_path):
+    text = """\
+import subprocess
+say('up', count)
+if count == 0:
+    child = subprocess.Popen(['sleep', '600'])
+    open(sys.argv[1], 'w').write(str(child.pid))
+    sys.exit(3)
+pid = int(open(sys.argv[1]).read())
+say('left', os.path.exists(f'/proc/{pid}/exe'))
+"""
+    path = script(tmp_path, text)
+    with Launch("--max-restarts=1", "--restart-scope=worker", path, tmp_path / "pid") as it:
+        assert it.end() == 0
+    assert "left False" in it.out
+
+
+def test_one_worker_alone_spends_the_budget(tmp_path):
+    program = script(tmp_path, "say('up', rank)\nif rank == 1:\n    sys.exit(9)\n" + "time.sleep(600)\n")
+    with Launch("--nproc-per-node=2", "--max-restarts=1", "--restart-scope=worker", program) as it:
+        assert it.end() == 9
+        assert not it.alive()
+    assert sorted(line for line in it.out if line.startswith("up")) == ["up 0", "up 1", "up 1"]
+    assert "restart 1 of 1, of one worker (rank 1 on" in it.text
+
+
+def test_one_node_starts_again_and_the_other_runs_on(tmp_path):
+    with Job(tmp_path, "--max-restarts=3", "--restart-scope=node", "--nproc-per-node=2", nnodes="2") as job:
+        job.start_all("AB")
+        first = job.until(4)
+        job.poke("B", local=1)
+        again = job.until(6)[4:]
+        assert {(e["node"], e["local"], e["count"]) for e in again} == {("B", 0, 1), ("B", 1, 1)}
+        assert {e["rank"] for e in again} == {e["rank"] for e in first if e["node"] == "B"}
+        job.finish("AB")
+        assert job.ended("AB", 3) == [0, 0]
+        assert len(job.events()) == 6
+
+
+def test_a_stop_reaches_one_who_waits_to_start_again(tmp_path):
+    program = script(tmp_path, "say('up', rank)\nif rank == 1:\n    sys.exit(9)\n" + "time.sleep(600)\n")
+    options = ["--nproc-per-node=2", "--max-restarts=1", "--restart-scope=worker", "--restart-delay=60"]
+    with Launch(*options, program) as it:
+        it.until("failed|exit code 9", limit=10)
+        it.signal(15)
+        assert it.end() == 143
+        assert not it.alive()
+
+
+def test_no_success_timeout_where_nobody_waits(tmp_path):
+    program = script(tmp_path, "say('up')\n")
+    with Launch("--restart-scope=worker", "--success-timeout=3", program) as it:
+        assert it.end() == 2
+    assert "--success-timeout" in it.text and "nobody waits" in it.text

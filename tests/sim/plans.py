@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from rallypoint.model.spec import ADMISSIONS, ExitRule, Membership, RestartPolicy, Spec, Timing
+from rallypoint.model.spec import ADMISSIONS, JOB, NODE, WORKER, ExitRule, Membership, RestartPolicy, Spec, Timing
 from rallypoint.model.value import Value
 from rallypoint.testing.simulated_workers import Script
 from rallypoint.testing.simulator import Cluster
@@ -90,11 +90,13 @@ def random_restart(rng: random.Random) -> RestartPolicy:
         window=rng.choice((None, None, 5.0)),
         delay=rng.choice((0.0, 0.0, 0.5)),
         rules=rng.choice(((), (), (ExitRule("3", rule),))),
+        scope=rng.choice((JOB, JOB, NODE, WORKER)),
     )
 
 
 def random_plan(seed: int) -> Plan:
     rng = random.Random(seed)
+    restart = random_restart(rng)
     steps = [
         (rng.choice(PAUSES) * rng.random(), rng.choice(ACTIONS), rng.randrange(6)) for _ in range(rng.randint(3, 14))
     ]
@@ -106,12 +108,12 @@ def random_plan(seed: int) -> Plan:
         max_restarts=rng.choice((0, 1, 3, 1000)),
         last_call=rng.choice((0.0, 1.0, 3.0)),
         grace=rng.choice((0.0, 1.0, 5.0)),
-        success=rng.choice((None, None, 4.0)),
+        success=rng.choice((None, None, 4.0)) if restart.scope == JOB else None,
         static=rng.random() < 0.15,
         steps=tuple(steps),
         skew=rng.choice((0.0, 0.0, 0.001, 0.05)),
         members=random_members(rng),
-        restart=random_restart(rng),
+        restart=restart,
         regroup=rng.choice((0.0, 0.0, 3.0)),
     )
 

@@ -3,7 +3,8 @@
 import pytest
 
 from rallypoint.model import node
-from rallypoint.model.spec import Spec, Timing
+from rallypoint.model.result import WorkerId
+from rallypoint.model.spec import Membership, RestartPolicy, Spec, Timing
 from rallypoint.testing.laws import LawBrokenError
 from rallypoint.testing.simulated_workers import Script
 from rallypoint.testing.simulator import Cluster
@@ -61,6 +62,66 @@ def test_all_at_once_without_a_last_call_and_else_with_one():
     begin = it.clock.now()
     formed(it)
     assert 2.0 <= it.clock.now() - begin < 2.1
+
+
+@pytest.mark.parametrize(("scope", "again"), [("worker", [(1, 1)]), ("node", [(1, 0), (1, 1)])])
+def test_who_failed_starts_again_alone(scope, again):
+    """Nobody else is disturbed; it costs one restart, and the run ends when all have succeeded."""
+
+    def script(name, order):
+        fails = name == "n2" and order.worker.local_rank == 1 and order.worker.life == 0
+        return Script(after=1.0, code=3) if fails else Script(after=5.0)
+
+    it = cluster(2, nproc=2, script=script, max_restarts=1, restart=RestartPolicy(scope=scope))
+    formed(it)
+    assert it.run_until(lambda: it.view.lives, 3.0)
+    assert it.run_until(lambda: not it.live, 12.0), it.story(60)
+    started = {name: at.processes.workers for name, at in it.nodes.items()}
+    lives = {name: sorted((w.round, w.local_rank, w.life) for w in started[name]) for name in it.nodes}
+    assert lives["n1"] == [(1, 0, 0), (1, 1, 0)]
+    assert lives["n2"] == sorted([(1, 0, 0), (1, 1, 0), *((1, local, life) for life, local in again)])
+    restarts = {w.assignment.restart_count for w in it.nodes["n2"].processes.workers.values() if w.id.life}
+    assert restarts == {1}
+    assert set(outcomes(it).values()) == {("succeeded", 0)}
+    assert {(n.outcome.rounds, n.outcome.restarts) for n in it.nodes.values()} == {(1, 1)}
+
+
+@pytest.mark.parametrize("scope", ["worker", "node"])
+def test_alone_they_spend_the_budget_of_all(scope):
+    fails = Script(after=1.0, code=42)
+    it = cluster(
+        3,
+        script=lambda name, _order: fails if name != "n1" else NEVER,
+        max_restarts=3,
+        restart=RestartPolicy(scope=scope),
+    )
+    formed(it)
+    assert it.run_until(lambda: not it.live, 30.0), it.story(60)
+    starts = sum(len(n.processes.workers) for n in it.nodes.values())
+    assert starts == 3 + 3
+    assert set(outcomes(it).values()) == {("failed", 42)}
+
+
+def test_alone_but_after_a_delay_and_when_nodes_change_all_together():
+    first = Script(after=1.0, code=3)
+    it = cluster(
+        2,
+        3,
+        count=2,
+        script=lambda name, order: first if name == "n2" and order.worker == WorkerId(1, 0) else NEVER,
+        max_restarts=5,
+        restart=RestartPolicy(scope="worker", delay=4.0, max_delay=8.0),
+        membership=Membership(join_interval=0.0),
+    )
+    formed(it)
+    begin = it.clock.now()
+    assert it.run_until(lambda: it.view.lives, 9.0)
+    assert 4.9 < it.clock.now() - begin < 5.5
+    formed(it)
+    assert it.view.round == 1
+    it.start("n3")
+    assert it.run_until(lambda: it.formed and it.view.round == 2, 20.0)
+    assert len(it.view.roster) == 3 and not it.view.lives and it.view.restarts == 1
 
 
 def test_budget_is_the_jobs_whoever_fails():

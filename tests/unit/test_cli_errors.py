@@ -76,7 +76,6 @@ WRONG = [
     (C10D + " --rdzv-endpoint a:1,,c:1", "--rdzv-endpoint", "", "host:port is needed"),
     (C10D + " --rdzv-endpoint h --rdzv-conf ssl_cert=x", "--rdzv-conf ssl_cert", "x",
      "it needs ssl_cert_key beside it"),
-    ("--restart-scope node", "--restart-scope", "node", "it is job; node and worker are not available in this version"),
     ("--nnodes 2 --rdzv-endpoint a:1,b:2", "--rdzv-endpoint", "a:1,b:2", PLACE),
     (C10D + " --rdzv-endpoint 'a b:1'", "--rdzv-endpoint", "a b:1", PLACE),
     (C10D + " --rdzv-endpoint :1", "--rdzv-endpoint", ":1", "host:port is needed"),

@@ -4,7 +4,6 @@ import signal
 
 from corekit import NodeInfo, Tale, WorkerId, e, ended, failure, info, node, o, view
 
-from rallypoint.core import group as g
 from rallypoint.core.ranks import assignments
 from rallypoint.model.result import Outcome
 
@@ -186,7 +185,7 @@ def test_waiting_out_of_touch_does_not_fence_the_next_round():
     assert [type(x) for x in tale.tell(e.StoreBack(True, "10.0.0.1"))] == [o.Join]
     assert [type(x) for x in tale.tell(e.ViewSeen(view(1), 9))] == [o.Spawn]
     assert tale.tell(e.Spawned(A1, 11)) == []
-    assert tale.agent.group.state == g.UP
+    assert tale.agent.group.active and not tale.agent.group.stopping
 
 
 def test_standing_by_without_a_store_gives_up_in_time():

@@ -6,7 +6,7 @@ import signal
 
 from rallypoint.cli import convert
 from rallypoint.model.errors import UsageError
-from rallypoint.model.spec import ACTIONS, JOB, ExitRule, Membership, RestartPolicy
+from rallypoint.model.spec import ACTIONS, ExitRule, Membership, RestartPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ def _restart_policy(given: Given) -> RestartPolicy:
         raise given.wrong("restart_delay", "it is FIRST or FIRST:MAX, times in seconds, as 1:60") from None
     if delay > max_delay:
         raise given.wrong("restart_delay", "it is FIRST:MAX with FIRST no larger than MAX")
-    if given.text("restart_scope") != JOB:
-        raise given.wrong("restart_scope", "it is job; node and worker are not available in this version")
     window = given.text("restart_window")
     return RestartPolicy(
         window=convert.seconds(given.where("restart_window"), window) if window else None,

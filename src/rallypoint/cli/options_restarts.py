@@ -29,7 +29,7 @@ STOPPING = (
         "--restart-scope",
         "SCOPE",
         "job",
-        "What a worker's failure restarts: all workers (job). Others, node and worker, are refused in this version.",
+        "What a worker's failure restarts: all workers (job), those of its node, or it alone; the others run on then.",
         choices=("job", "node", "worker"),
         origin=OWN,
     ),

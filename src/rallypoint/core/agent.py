@@ -16,9 +16,9 @@ from __future__ import annotations
 import signal
 
 from rallypoint.core import worker
+from rallypoint.core.crew import Crew
 from rallypoint.core.ending import outcome_of_view, put_aside, refused, stopped, store_gone, timed_out
 from rallypoint.core.group import EVENTS as GROUP_EVENTS
-from rallypoint.core.group import Group
 from rallypoint.core.leader import Board
 from rallypoint.core.membership import CLOSED, IGNORE, ILLEGAL, IN, JOINING, OUT, STANDBY, TABLE
 from rallypoint.core.ranks import assignments
@@ -62,7 +62,7 @@ class Agent:
     def __init__(self, spec: Spec, info: NodeInfo) -> None:
         self.state = OUT
         self.info = info
-        self.group = Group(spec.timing, spec.restart.rules)
+        self.group = Crew(spec.timing, spec.restart.rules, spec.restart.scope)
         self.view = View(round=0, phase=node.FORMING)
         self._spec = spec
         self._board = Board(spec)
@@ -284,11 +284,13 @@ class Agent:
         if self._outcome is not None:
             return self.group.stop(self._signal, now)
         mine = self._view_there and view.phase == node.RUNNING and view.round == self.group.round
-        if self._fenced or not mine:
+        # In a store that began anew, others may have formed a round of the same number without us.
+        if self._fenced or not mine or self.info.id not in view.roster.nodes:
             return self.group.stop(signal.SIGTERM, now)
         if view.finishing or self.group.some_succeeded:
             self.group.expect_success(now)
-        return self._give_notice() if view.pending and self._noticed != view.round else []
+        again = self.group.resume(view, assignments(view, self.info.id), self.info) if view.lives else []
+        return again + (self._give_notice() if view.pending and self._noticed != view.round else [])
 
     def _give_notice(self) -> list[Order]:
         """A planned stop is near: the workers are told, once a round, and may save."""

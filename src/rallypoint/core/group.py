@@ -16,7 +16,7 @@ from rallypoint.model import exits
 from rallypoint.model.errors import IllegalTransitionError
 from rallypoint.model.event import DeadlinePassed, Event, Exited, Spawned, SpawnFailed, Swept
 from rallypoint.model.order import DumpStacks, Order, Publish, Spawn, Sweep
-from rallypoint.model.result import Failure, WorkerId
+from rallypoint.model.result import ALL, Failure, WorkerId
 from rallypoint.model.spec import IGNORE as IGNORED
 
 TYPE_CHECKING = False
@@ -72,11 +72,16 @@ STACKS_WAIT = 0.5
 
 
 class Group:
-    """The machine of this node's workers. ``failures`` are those of the current round."""
+    """The machine of workers that stop together: this node's, or the one of ``local_rank``.
 
-    def __init__(self, timing: Timing, rules: Sequence[ExitRule] = ()) -> None:
+    ``failures`` are those of the present ``life``: how often it was started in this round, less one.
+    """
+
+    def __init__(self, timing: Timing, rules: Sequence[ExitRule] = (), local_rank: int = ALL) -> None:
         self.state = EMPTY
         self.round = 0
+        self.life = 0
+        self.local_rank = local_rank
         self.workers: list[worker.Worker] = []
         self.failures: list[Failure] = []
         self._timing = timing
@@ -96,22 +101,27 @@ class Group:
         return self.state in (STARTING, UP, DRAINING)
 
     @property
+    def running(self) -> bool:
+        """Whether it was not told to stop, and nothing in it failed."""
+        return self.state in (STARTING, UP)
+
+    @property
     def succeeded(self) -> bool:
-        """Whether the round is over on this node and all workers succeeded."""
-        return self.state == DOWN and self._all_succeeded()
+        """Whether the round is over on this node and all workers succeeded, and in time."""
+        return self.state == DOWN and not self.failures and self._all_succeeded()
 
     @property
     def some_succeeded(self) -> bool:
         return any(w.exit is not None and w.exit.succeeded for w in self.workers)
 
-    def start(self, round_: int, given: Iterable[Assignment], info: NodeInfo) -> list[Order]:
-        """Start the workers of a round. Raises IllegalTransitionError while the last round is active."""
+    def start(self, round_: int, given: Iterable[Assignment], info: NodeInfo, life: int = 0) -> list[Order]:
+        """Start the workers of a round, or start them again. Raises IllegalTransitionError while it is active."""
         if self.active:
             raise IllegalTransitionError("group", self.state, "start")
         self.state = STARTING
-        self.round = round_
+        self.round, self.life = round_, life
         self._info = info
-        self.workers = [worker.Worker(WorkerId(round_, a.local_rank), a) for a in given]
+        self.workers = [worker.Worker(WorkerId(round_, a.local_rank, life), a) for a in given]
         self.failures = []
         self._kill_at = self._give_up_at = self._overdue_at = self._stacks_until = self._cause_by = None
         self._told = 0
@@ -119,9 +129,9 @@ class Group:
         return [Spawn(w.id, w.assignment) for w in self.workers]
 
     def handle(self, event: Event, now: float) -> list[Order]:
-        """Take in one fact about the workers (one of EVENTS). Facts about an earlier round are ignored."""
+        """Take in one fact about the workers (one of EVENTS). Facts about an earlier start are ignored."""
         action = TABLE[self.state, type(event)]
-        if action is IGNORE or (isinstance(event, (Exited, Swept)) and self._round_of(event) < self.round):
+        if action is IGNORE or self._is_late(event):
             return []
         if action is ILLEGAL:
             raise IllegalTransitionError("group", self.state, event)
@@ -148,7 +158,7 @@ class Group:
             self._give_up_at = now + self._timing.kill_timeout
         orders = [order for w in self.workers for order in w.kill()]
         if self._sweeping:
-            return [*orders, Sweep(self.round, now)]
+            return [*orders, Sweep(self.round, now, self.local_rank)]
         return orders + self._settle(now)
 
     def expect_success(self, now: float) -> None:
@@ -242,17 +252,18 @@ class Group:
         deadline = now if self.state == DRAINING and self._kill_at is None else deadline
         self._kill_at = None
         self.state = DRAINING
-        return [*orders, Sweep(self.round, deadline)]
+        return [*orders, Sweep(self.round, deadline, self.local_rank)]
 
     def _all_succeeded(self) -> bool:
         return bool(self.workers) and all(w.exit is not None and w.exit.succeeded for w in self.workers)
 
     def _find(self, which: WorkerId) -> worker.Worker:
-        return self.workers[which.local_rank]
+        return self.workers[which.local_rank if self.local_rank == ALL else 0]
 
-    @staticmethod
-    def _round_of(event: Exited | Swept) -> int:
-        return event.worker.round if isinstance(event, Exited) else event.round
+    def _is_late(self, event: Event) -> bool:
+        if isinstance(event, Exited):
+            return (event.worker.round, event.worker.life) < (self.round, self.life)
+        return isinstance(event, Swept) and event.round < self.round
 
     @property
     def _node(self) -> NodeInfo:

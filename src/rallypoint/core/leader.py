@@ -14,8 +14,9 @@ Laws:
 from __future__ import annotations
 
 from rallypoint.core import admission, budget, policy, ranks
+from rallypoint.core.apart import Apart
 from rallypoint.model.node import CLOSED, DONE, DRAINING, FINISHING, FORMING, LEAVING, RUNNING, WAITING, NodeInfo, View
-from rallypoint.model.spec import AT_RESTART, WHEN_READY
+from rallypoint.model.spec import AT_RESTART, JOB, WHEN_READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Chronicle:
     def apart(self, seconds: float) -> None:
         """Note for how long there was no store."""
         self.reunion = min(REUNION[1], max(REUNION[0], 1.5 * seconds))
+
+    def ages(self, now: float) -> list[float]:
+        """Return how many seconds ago each restart was."""
+        return [now - at for at in self.restarts]
 
     def view_seen(self, view: View, now: float) -> None:
         """Note what ``view`` tells that is new."""
@@ -85,6 +90,7 @@ class Board:
         self._waiting_since: float | None = None
         self._said_at = float("-inf")
         self._form_at: float | None = None
+        self._apart = None if spec.restart.scope == JOB else Apart(spec)
         self.complete = False
         self.renewed = False
         """The store began anew and has no view yet: whatever the nodes say there is younger than any round."""
@@ -145,7 +151,8 @@ class Board:
         if not self.complete:
             return None
         if view.phase == RUNNING:
-            return self._change_at(view)
+            dues = (self._change_at(view), self._apart.due if self._apart is not None else None)
+            return min((at for at in dues if at is not None), default=None)
         if view.phase != FORMING:
             return None
         times = [] if self._form_at is None else [self._form_at]
@@ -215,9 +222,14 @@ class Board:
     def _watch(self, view: View, now: float) -> View | None:
         """While a round runs: a failure, a loss, a leave or a newcomer ends it; so does success."""
         failures = self._of_round(view)
-        if failures:
+        if failures and self._apart is None:
             cause = policy.sorted_by_cause(failures)
             return view.replace(phase=DRAINING, failures=cause, reason=f"{cause[0].place}: {cause[0].headline}")
+        if self._apart is not None:
+            ages = self._times.ages(now)
+            if (after := self._apart.next_view(view, failures, now, now - self._times.began, ages)) is not None:
+                return after
+            view = view.replace(failures=())  # of a unit that has started again since
         states = {n: self._peers[n].state if n in self._peers else None for n in view.roster.nodes}
         for node, state in states.items():
             if (state is None or node in self._lost) and node not in self._done:
@@ -297,9 +309,10 @@ class Board:
             if info is not None and node not in self._lost and not self._settled(info, view):
                 return None
         failures = policy.sorted_by_cause(self._of_round(view))
+        if self._apart is not None and view.failures:
+            failures = self._apart.first(view.failures[0], failures)
         lost = any(n in self._lost or n not in self._peers for n in view.roster.nodes)
-        ages = [now - at for at in self._times.restarts]
-        judged = budget.judge(self._spec, view, failures, lost, now - self._times.began, ages)
+        judged = budget.judge(self._spec, view, failures, lost, now - self._times.began, self._times.ages(now))
         if judged.final:
             reason = f"{failures[0].place}: {failures[0].headline}" + (f" ({judged.why})" if judged.why else "")
             return view.replace(phase=CLOSED, failures=failures, reason=reason)
@@ -311,6 +324,7 @@ class Board:
             here=(),
             finishing=False,
             pending="",
+            lives=(),
             aside=judged.aside,
             history=judged.history,
         )
@@ -346,7 +360,8 @@ class Board:
         return tuple(sorted(self._peers, key=self._joined.__getitem__))
 
     def _of_round(self, view: View) -> tuple[Failure, ...]:
-        return tuple(f for f in self._failures if f.round == view.round)
+        failures = tuple(f for f in self._failures if f.round == view.round)
+        return failures if self._apart is None else self._apart.unpaid(view, failures)
 
     def __repr__(self) -> str:
         return f"<Board of {len(self._peers)} nodes, {len(self._lost)} lost, {len(self._failures)} failures>"

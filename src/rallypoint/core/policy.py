@@ -95,6 +95,7 @@ def _place(worker: Worker, info: NodeInfo, serial: int) -> dict[str, Any]:
         "rank": worker.assignment.rank,
         "local_rank": worker.assignment.local_rank,
         "order": serial,
+        "life": worker.id.life,
     }
 
 

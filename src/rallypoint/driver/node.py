@@ -25,6 +25,7 @@ from rallypoint.model import event as events
 from rallypoint.model import order as orders
 from rallypoint.model.errors import UsageError
 from rallypoint.model.node import NodeInfo
+from rallypoint.model.result import ALL
 from rallypoint.net import listen
 from rallypoint.proc.environment import worker_environment
 from rallypoint.proc.errorfile import read_error
@@ -127,7 +128,7 @@ class Node:
         self._worker_door: Door | None = None
         self._decided = _decided(spec)
         self._error_files: dict[WorkerId, str] = {}
-        self._starts: dict[int, int] = {}  # round -> attempt
+        self._starts: dict[tuple[int, int], int] = {}  # round and life -> attempt
         self._directory_told = False
         self._coordinator: Coordinator | Stranger = (
             meet(spec, name, loop, emit, self._warn)
@@ -244,7 +245,7 @@ class Node:
 
     def _spawn(self, order: orders.Spawn) -> None:
         worker, assignment = order.worker, order.assignment
-        attempt = self._starts.setdefault(worker.round, len(self._starts))
+        attempt = self._starts.setdefault((worker.round, worker.life), len(self._starts))
         destination, env = None, None
         try:
             if self._decided:
@@ -297,7 +298,7 @@ class Node:
                 )
             )
         elif isinstance(event, events.Swept):
-            for worker in [w for w in self._error_files if w.round == event.round]:
+            for worker in [w for w in self._error_files if _concerns(event, w)]:
                 self._logs.finish(worker)
                 del self._error_files[worker]
         self._queue.append(event)
@@ -315,7 +316,7 @@ class Node:
         self._processes.dump_stacks(order.worker)
 
     def _sweep(self, order: orders.Sweep) -> None:
-        self._processes.sweep(order.round, order.deadline)
+        self._processes.sweep(order.round, order.deadline, order.local_rank)
 
     def _abandon(self, order: orders.Abandon) -> None:
         if words := self._processes.abandon(order.worker):
@@ -329,6 +330,10 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self._agent!r}, {len(self._queue)} facts waiting>"
+
+
+def _concerns(swept: events.Swept, worker: WorkerId) -> bool:
+    return worker.round == swept.round and swept.local_rank in (ALL, worker.local_rank)
 
 
 _HANDS: dict[type[Order], Callable[..., None]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rallypoint.model.node import NodeInfo, View
-from rallypoint.model.result import Exit, Failure, WorkerId
+from rallypoint.model.result import ALL, Exit, Failure, WorkerId
 from rallypoint.model.value import Value
 
 
@@ -135,10 +135,14 @@ class Prepared(Event):
 
 
 class Swept(Event):
-    """Nothing of ``round`` is left here, but for ``stuck`` pids that the kernel will not end (answers ``Sweep``)."""
+    """Nothing of ``round`` is left here, but for ``stuck`` pids that the kernel will not end (answers ``Sweep``).
+
+    ``local_rank``: as the order had it.
+    """
 
     round: int
     stuck: tuple[int, ...] = ()
+    local_rank: int = ALL
 
 
 class SignalReceived(Event):

@@ -7,7 +7,7 @@ Each has a JSON form. ``from_json`` checks what came over the network and raises
 from __future__ import annotations
 
 from rallypoint.model.errors import ProtocolError
-from rallypoint.model.result import Failure
+from rallypoint.model.result import ALL, Failure
 from rallypoint.model.value import Value
 
 TYPE_CHECKING = False
@@ -111,7 +111,8 @@ class View(Value):
     ``failures`` (cause first) explain a draining or a failed end; ``finishing`` says that a
     worker has succeeded, which starts ``--success-timeout`` everywhere; ``reason`` is for people.
     ``pending``: why a running round will soon be stopped as planned ("": it will not). ``aside``: nodes that may be
-    in no further round.
+    in no further round. ``lives``: who was started again within the round (``--restart-scope``), and how often: names
+    of nodes, or "node/local rank" of workers. Then ``failures`` may explain the last of these starts.
     """
 
     round: int
@@ -127,6 +128,12 @@ class View(Value):
     pending: str = ""
     aside: tuple[str, ...] = ()
     history: History = History()
+    lives: tuple[tuple[str, int], ...] = ()
+
+    def life(self, node: str, local_rank: int) -> int:
+        """Return how often a node, or (``local_rank`` not ALL) one of its workers, was started again in this round."""
+        name = unit(node, local_rank)
+        return next((life for known, life in self.lives if known == name), 0)
 
     def to_json(self) -> dict[str, Any]:
         content = self.as_dict()
@@ -144,6 +151,7 @@ class View(Value):
             content["roster"] = Roster(tuple(nodes), tuple(slots), tuple(roles))
             content["here"] = tuple(content.get("here", ()))
             content["aside"] = tuple(content.get("aside", ()))
+            content["lives"] = tuple((str(name), int(life)) for name, life in content.get("lives", ()))
             history = _decoded(History, content.get("history", {}), _HISTORY_TYPES)
             content["history"] = history.replace(blame=tuple(map(str, history.blame)), delay=float(history.delay))
             content["failures"] = tuple(Failure.from_json(f) for f in content.get("failures", ()))
@@ -157,6 +165,11 @@ class View(Value):
         if not set(map(type, (*nodes, *roles, *view.here, *view.aside))) <= {str}:
             raise ProtocolError("view: a node or a role is no name")
         return view
+
+
+def unit(node: str, local_rank: int) -> str:
+    """Name what starts again together, as in ``View.lives``."""
+    return node if local_rank == ALL else f"{node}/{local_rank}"
 
 
 class Assignment(Value):

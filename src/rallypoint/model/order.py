@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rallypoint.model.event import Event
 from rallypoint.model.node import Assignment, NodeInfo, View
-from rallypoint.model.result import Failure, Outcome, WorkerId
+from rallypoint.model.result import ALL, Failure, Outcome, WorkerId
 from rallypoint.model.value import Value
 
 
@@ -78,11 +78,13 @@ class DumpStacks(Order):
 class Sweep(Order):
     """The workers of ``round`` are gone: ask what they left behind to stop, kill it at ``deadline``. Ends as Swept.
 
-    A second order for the same round moves the deadline; there is still one Swept.
+    A second order for the same moves the deadline; there is still one Swept. ``local_rank``: what that worker alone
+    left in its session.
     """
 
     round: int
     deadline: float
+    local_rank: int = ALL
 
 
 class Abandon(Order):

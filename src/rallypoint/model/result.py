@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+ALL = -1
+"""In place of a local rank: all of this node."""
+
+
 class WorkerId(Value):
-    """One start of one worker on this node: ``round`` tells incarnations apart."""
+    """One start of one worker on this node: ``round`` tells incarnations apart, and within it ``life`` (0 first)."""
 
     round: int
     local_rank: int
+    life: int = 0
 
     def __str__(self) -> str:
         return f"worker {self.local_rank} of round {self.round}"
@@ -101,7 +106,7 @@ class Failure(Value):
     ``rank`` is the global rank, -1 if none. ``order`` is its place among the failures of the
     round (0 first), given by the store, never by a wall clock. ``consequence`` says that it
     followed from another failure (a peer's broken connection). ``status`` is the exit status
-    that this failure asks the launcher to end with. ``progress``: see ``Exit``.
+    that this failure asks the launcher to end with. ``progress``: see ``Exit``. ``life``: see ``WorkerId``.
     """
 
     kind: str
@@ -120,6 +125,7 @@ class Failure(Value):
     order: int = 0
     consequence: bool = False
     progress: int = -1
+    life: int = 0
 
     @property
     def headline(self) -> str:
@@ -157,7 +163,7 @@ class Failure(Value):
 
 _FAILURE_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("kind", "node", "host", "words", "error_file"), (str,)),
-    **dict.fromkeys(("round", "status", "rank", "local_rank", "pid", "order", "progress"), (int,)),
+    **dict.fromkeys(("round", "status", "rank", "local_rank", "pid", "order", "progress", "life"), (int,)),
     "signal": (int, type(None)),
     "error": (dict, type(None)),
     "last_lines": (list, tuple),

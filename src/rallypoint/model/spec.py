@@ -240,35 +240,35 @@ class Spec(Value):
 
     def validate(self) -> Spec:
         """Return self. Raises UsageError, naming the option, for what cannot work."""
+        nodes, scope, static = f"{self.min_nodes}:{self.max_nodes}", self.restart.scope, self.backend == "static"
+        late = self.timing.success_timeout
+        one_number = "one number with --rdzv-backend static, which cannot scale; use --rdzv-backend c10d for MIN:MAX"
+        alone = self.backend == "memory"
         checks = (
             (self.nproc < 1, "--nproc-per-node", self.nproc, "a number of at least 1, or auto, cpu, gpu, xpu"),
-            (self.min_nodes < 1, "--nnodes", f"{self.min_nodes}:{self.max_nodes}", "at least one node is needed"),
-            (
-                self.min_nodes > self.max_nodes,
-                "--nnodes",
-                f"{self.min_nodes}:{self.max_nodes}",
-                "MIN:MAX with MIN no larger than MAX",
-            ),
+            (self.min_nodes < 1, "--nnodes", nodes, "at least one node is needed"),
+            (self.min_nodes > self.max_nodes, "--nnodes", nodes, "MIN:MAX with MIN no larger than MAX"),
             (self.max_restarts < 0, "--max-restarts", self.max_restarts, "0 or more"),
             (not self.run_id, "--rdzv-id", self.run_id, "a name for the run, the same on every node"),
             (not self.argv and self.call is None, "training_script", "", "the program to run"),
+            (static and self.min_nodes != self.max_nodes, "--nnodes", nodes, one_number),
             (
-                self.backend == "static" and self.min_nodes != self.max_nodes,
-                "--nnodes",
-                f"{self.min_nodes}:{self.max_nodes}",
-                "one number with --rdzv-backend static, which cannot scale; use --rdzv-backend c10d for MIN:MAX",
-            ),
-            (
-                self.backend == "static" and not 0 <= self.node_rank < self.max_nodes,
+                static and not 0 <= self.node_rank < self.max_nodes,
                 "--node-rank",
                 self.node_rank,
                 f"0 to {self.max_nodes - 1} (one of --nnodes {self.max_nodes})",
             ),
             (
-                self.backend == "memory" and self.max_nodes > 1,
+                alone and self.max_nodes > 1,
                 "--nnodes",
-                f"{self.min_nodes}:{self.max_nodes}",
+                nodes,
                 "1 with a store in memory; give --rdzv-endpoint for more nodes",
+            ),
+            (
+                scope != JOB and late is not None,
+                "--success-timeout",
+                late,
+                f"not used with --restart-scope {scope}, where nobody waits for anybody",
             ),
         )
         for wrong, where, value, allowed in checks:

@@ -280,7 +280,8 @@ class Messages:
             limit = self._spec.max_restarts
             window = self._spec.restart.window
             budget = f" of {limit}" if window is None else f" (at most {limit} within {span(window)})"
-            text = f"restart {restart.number}{budget}" + (f" ({place}: {words})" if cause else "")
+            text = f"restart {restart.number}{budget}{_ALONE[self._spec.restart.scope] if view.lives else ''}"
+            text += f" ({place}: {words})" if cause else ""
             fields = {"restart": restart.number, "max_restarts": limit, "place": place, "headline": words}
             self._say(Message("restart", text, "warning", fields=fields))
 
@@ -383,6 +384,7 @@ _REACT: dict[type, Callable[[Messages, Any], None]] = {
     orders.Publish: Messages._published,
     orders.Finish: Messages._finish,
 }
+_ALONE = {"job": "", "node": ", of one node", "worker": ", of one worker"}
 _ON_PHASE: dict[str, Callable[[Messages, View], None]] = {
     nodes.FORMING: Messages._forming,
     nodes.RUNNING: Messages._running,

@@ -8,7 +8,7 @@ import time
 
 from rallypoint.model import exits
 from rallypoint.model.event import Exited, Spawned, SpawnFailed, Swept
-from rallypoint.model.result import Exit
+from rallypoint.model.result import ALL, Exit
 from rallypoint.model.spec import STACK_SIGNAL
 from rallypoint.proc import launch, procfs
 from rallypoint.proc.evidence import OomEvidence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rallypoint.model.reactor import Reactor
     from rallypoint.model.result import WorkerId
 
+_NEVER = 1 << 62
+"""A time, in ticks since boot, at which nothing has started."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOSE_WAIT = 0.2
 """Seconds that ``close`` gives what it has just killed to be gone; the guard does the rest."""
@@ -66,7 +68,7 @@ class Processes:
         self._emit = emit
         self._mark = mark
         self._workers: dict[WorkerId, _Worker] = {}
-        self._sweeps: dict[int, Sweep] = {}
+        self._sweeps: dict[tuple[int, int], Sweep] = {}
         self._stuck: dict[int, int] = {}  # pid -> start of what no sweep could end
         self._keeper = GuardKeeper(reactor, mark) if guard else None
         self._oom = OomEvidence()
@@ -114,6 +116,8 @@ class Processes:
             self._last_round = worker.round
             self._clock = self._parked_clock = None
             self._reactor.soon(self._settle)  # after the other workers: they shall not wait for it
+        elif worker.life:
+            self._reactor.soon(self._oom.remember)
         if clock is not None and self._parked_clock is None:
             self._parked_clock = clock
         self._emit(Spawned(worker, pid))
@@ -151,25 +155,27 @@ class Processes:
         self.signal(worker, STACK_SIGNAL, group=False)
         return True
 
-    def sweep(self, round: int, deadline: float) -> None:
+    def sweep(self, round: int, deadline: float, local_rank: int = ALL) -> None:
         """End all that the workers of ``round`` left behind; KILL at ``deadline``. Ends as Swept.
 
-        All main processes of the round are to be gone (or abandoned). A second call while the first
-        is under way moves its deadline; there is still one Swept.
+        All main processes of the round are to be gone (or abandoned). With ``local_rank`` that of this worker is, and
+        what is found in its session, or below it, is ended: a daemon that has left both is the round's affair.
+        A second call while the first is under way moves its deadline; there is still one Swept.
         """
-        if round in self._sweeps:
-            self._sweeps[round].hasten(deadline)
+        which = (round, local_rank)
+        if which in self._sweeps:
+            self._sweeps[which].hasten(deadline)
             return
         if not any(worker.round == round for worker in self._workers):
-            self._emit(Swept(round))
+            self._emit(Swept(round, (), local_rank))
             return
         sweep = Sweep(
             self._reactor,
-            find=lambda seen: self._find(round, seen),
+            find=lambda seen: self._find(round, seen, local_rank),
             told=self._told,
-            done=lambda stuck: self._swept(round, stuck),
+            done=lambda stuck: self._swept(round, stuck, local_rank),
         )
-        self._sweeps[round] = sweep
+        self._sweeps[which] = sweep
         sweep.start(deadline)
 
     def abandon(self, worker: WorkerId) -> str:
@@ -239,14 +245,16 @@ class Processes:
         oom = self._oom.words(pid) if result.si_status == signals.SIGKILL else ""
         return Exit(pid, None, result.si_status, core_dumped=result.si_code == os.CLD_DUMPED, oom=oom)
 
-    def _find(self, round: int, seen: dict[int, int]) -> list[procfs.Process]:
+    def _find(self, round: int, seen: dict[int, int], local_rank: int = ALL) -> list[procfs.Process]:
         # The first started comes first, but for those that were parked: they are older than any of the round.
         pids = [w.pid for w in self._workers.values() if w.id.round == round]
         first = min(pids) if self._parked_clock else pids[0] if pids else 0
         current = self._clock if round == self._last_round else None
         processes = procfs.table(current.lowest(first) if current and pids else 0)
-        mine = {w.pid for w in self._workers.values() if w.id.round == round and not w.abandoned}
+        meant = [w for w in self._workers.values() if w.id.round == round and local_rank in (ALL, w.id.local_rank)]
+        mine = {w.pid for w in meant if not w.abandoned}
         since = min((processes[pid].start for pid in mine if pid in processes), default=0)
+        since = since if local_rank == ALL else _NEVER  # all workers carry the same mark
         spared = procfs.ancestors(processes, os.getpid())
         spared |= {w.pid for w in self._workers.values() if not w.ended}  # the core's business, not the sweep's
         spared |= self.parked
@@ -258,12 +266,13 @@ class Processes:
     def _told(self, process: procfs.Process) -> bool:
         return any(w.pid == process.pgid and process.start < int(w.told_at) for w in self._workers.values())
 
-    def _swept(self, round: int, stuck: tuple[procfs.Process, ...]) -> None:
-        self._sweeps.pop(round, None)
+    def _swept(self, round: int, stuck: tuple[procfs.Process, ...], local_rank: int) -> None:
+        self._sweeps.pop((round, local_rank), None)
         self._stuck.update((process.pid, process.start) for process in stuck)
-        for known in [w for w in self._workers.values() if w.id.round == round and w.ended]:
-            self._forget(known)
-        self._emit(Swept(round, tuple(sorted(process.pid for process in stuck))))
+        if local_rank == ALL:  # else the round's sweep has to know since when there may be something
+            for known in [w for w in self._workers.values() if w.id.round == round and w.ended]:
+                self._forget(known)
+        self._emit(Swept(round, tuple(sorted(process.pid for process in stuck)), local_rank))
 
     def _forget(self, known: _Worker) -> None:
         launch.reap(known.pid)

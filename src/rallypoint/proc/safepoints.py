@@ -51,6 +51,7 @@ class SafePoints:
             self._passed.clear()
             self._put(0, 0)
         self._running.add(local_rank)
+        self._passed.discard(local_rank)
         self._put(local_rank + 1, -1)
 
     def ended(self, round_: int, local_rank: int) -> int:

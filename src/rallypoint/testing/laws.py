@@ -91,6 +91,12 @@ class Laws:
         known = {where.agent.info.restarts for where in self._cluster.nodes.values()}
         if before.phase in (node.FORMING, node.DRAINING) and cost > 0 and view.restarts in known:
             return
+        again = sum(life for _, life in view.lives) - sum(life for _, life in before.lives)
+        if (before.phase, view.phase) == (node.RUNNING, node.RUNNING) and again:
+            failed = [f for f in self._failures if f.round == view.round]
+            if (cost, again) != (1, 1) or len(failed) < sum(life for _, life in view.lives):
+                self.fail(f"{again} starts within round {view.round}, {len(failed)} failures, cost {cost} restarts")
+            return
         if before.phase != node.DRAINING or view.phase == node.CLOSED:
             if cost:
                 self.fail(f"{before.phase} -> {view.phase} costs {cost} restarts")
@@ -110,6 +116,9 @@ class Laws:
         holder = self._ranks.setdefault((where.store_epoch, round_, given.rank), where.name)
         if holder != where.name:
             self.fail(f"rank {given.rank} of round {round_} is given to {holder} and {where.name}")
+        twin = next((w for w in where.processes.alive if w.id.local_rank == given.local_rank and not w.abandoned), None)
+        if twin is not None:
+            self.fail(f"{where.name} starts {order.worker} while {twin} is there")
         for other in self._cluster.nodes.values():
             if other is not where and other.state == "up":
                 self._check_neighbour(where, order, other)

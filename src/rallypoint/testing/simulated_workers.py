@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal as signals
 
 from rallypoint.model.event import Exited, Spawned, SpawnFailed, Swept
-from rallypoint.model.result import Exit, WorkerError
+from rallypoint.model.result import ALL, Exit, WorkerError
 from rallypoint.model.value import Value
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class SimulatedProcesses:
         self._emit = emit
         self._pids = 100
         self._closed = False
-        self._killed_at: dict[int, float] = {}
+        self._killed_at: dict[tuple[int, int], float] = {}
         self.workers: dict[WorkerId, SimulatedWorker] = {}
 
     @property
@@ -98,15 +98,17 @@ class SimulatedProcesses:
         """Tell nothing of this worker's end any more."""
         self.workers[worker].abandoned = True
 
-    def sweep(self, round_: int, deadline: float) -> None:
-        """End the descendants of a round, at ``deadline`` by force; a second call moves the deadline."""
-        again = round_ in self._killed_at
-        if again and self._killed_at[round_] <= deadline:
+    def sweep(self, round_: int, deadline: float, local_rank: int = ALL) -> None:
+        """End the descendants of a round (or of one worker), at ``deadline`` by force; a second call moves that."""
+        which = (round_, local_rank)
+        again = which in self._killed_at
+        if again and self._killed_at[which] <= deadline:
             return
-        self._killed_at[round_] = deadline
-        needs = [w.script.leaves for w in self.workers.values() if w.id.round == round_ and w.script.leaves is not None]
+        self._killed_at[which] = deadline
+        ranks = [w for w in self.workers.values() if local_rank in (ALL, w.id.local_rank)]
+        needs = [w.script.leaves for w in ranks if w.id.round == round_ and w.script.leaves is not None]
         end = min(self._clock.now() + max(needs, default=0.0), max(deadline, self._clock.now()))
-        self._clock.call_at(end, lambda: self._swept(round_, deadline))
+        self._clock.call_at(end, lambda: self._swept(which, deadline))
 
     def end_soon(self, process: SimulatedWorker, seconds: float, code: int = 0) -> None:
         """Have a process end by itself, whatever its script says, ``seconds`` from now."""
@@ -140,10 +142,10 @@ class SimulatedProcesses:
         if not process.abandoned:
             self._emit(Exited(process.id, how))
 
-    def _swept(self, round_: int, deadline: float) -> None:
-        if self._killed_at.get(round_) == deadline:
-            del self._killed_at[round_]
-            self._emit(Swept(round_))
+    def _swept(self, which: tuple[int, int], deadline: float) -> None:
+        if self._killed_at.get(which) == deadline:
+            del self._killed_at[which]
+            self._emit(Swept(which[0], local_rank=which[1]))
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._clock.call_at(self._clock.now() + seconds, call)

@@ -191,7 +191,7 @@ _HANDS: dict[type[Order], Callable[..., None]] = {
     orders.Signal: lambda n, order: n.processes.signal(order.worker, order.number),
     orders.Prepare: SimulatedNode.prepare,
     orders.DumpStacks: lambda _n, _order: None,
-    orders.Sweep: lambda n, order: n.processes.sweep(order.round, order.deadline),
+    orders.Sweep: lambda n, order: n.processes.sweep(order.round, order.deadline, order.local_rank),
     orders.Abandon: lambda n, order: n.processes.abandon(order.worker),
     orders.Finish: SimulatedNode.finish,
 }

@@ -189,7 +189,7 @@ class _Table:
     def _end_worker(self, how: Exit, wanted: bool) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
-            if wanted and self._agent.group.state != "DRAINING":
+            if wanted and not self._agent.group.stopping:
                 # Nobody asked us to end the round: the others learn from the view that we wait again.
                 self._agent.group.stop(signal.SIGTERM, self._loop.now())
             self._queue.append(events.Exited(worker, how))
