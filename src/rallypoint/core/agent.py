@@ -64,6 +64,7 @@ class Agent:
         self.info = info
         self.group = Crew(spec.timing, spec.restart.rules, spec.restart.scope)
         self.view = View(round=0, phase=node.FORMING)
+        self._place = -1  # in the view's roster
         self._spec = spec
         self._board = Board(spec)
         self._revision = -1  # of the view; -1: not told yet
@@ -161,7 +162,8 @@ class Agent:
         self._revision = event.revision
         self._view_there = event.view is not None
         if event.view is not None:
-            self.view = event.view
+            self.view, roster = event.view, event.view.roster
+            self._place = roster.nodes.index(self.info.id) if self.info.id in roster.nodes else -1
             self._board.view_seen(event.view, now)
         elif self.view.phase != node.FORMING:
             # A fresh store: what we remember of the run goes on from its last round.
@@ -276,7 +278,7 @@ class Agent:
     def _missed(self) -> bool:
         """A round named us and was over before we knew: nothing of it is here, and the leader waits to hear so."""
         over = self._view_there and self.view.phase in (node.DRAINING, node.FORMING)
-        return over and self.view.round > self.info.round and self.info.id in self.view.roster.nodes
+        return over and self.view.round > self.info.round and self._place >= 0
 
     def _hold_or_stop(self, now: float) -> list[Order]:
         """Workers of a round are there: let them run while the view says so."""
@@ -285,7 +287,7 @@ class Agent:
             return self.group.stop(self._signal, now)
         mine = self._view_there and view.phase == node.RUNNING and view.round == self.group.round
         # In a store that began anew, others may have formed a round of the same number without us.
-        if self._fenced or not mine or self.info.id not in view.roster.nodes:
+        if self._fenced or not mine or self._place < 0:
             return self.group.stop(signal.SIGTERM, now)
         if view.finishing or self.group.some_succeeded:
             self.group.expect_success(now)
@@ -326,15 +328,15 @@ class Agent:
 
     def _told(self) -> NodeInfo:
         """What this node should be saying of itself now."""
-        working = self.info.replace(round=self.group.round, state=node.WORKING)
         if not self.group.active:
-            return working.replace(state=node.DONE) if self._finished_well else self.info
-        if self._outcome is not None and self._outcome.status == "stopped":
-            return working.replace(state=node.LEAVING)
-        if self._spec.timing.success_timeout is not None and self.group.some_succeeded:
-            return working.replace(state=node.FINISHING)
+            return self.info.replace(round=self.group.round, state=node.DONE) if self._finished_well else self.info
+        stopped = self._outcome is not None and self._outcome.status == "stopped"
+        some_done = self._spec.timing.success_timeout is not None and self.group.some_succeeded
+        state = node.LEAVING if stopped else node.FINISHING if some_done else node.WORKING
+        told = self.info.replace(round=self.group.round, state=state)
         # The view says already that we work; only a store that knows nothing of us must be told.
-        return (self._announced or working).replace(ready=self.info.ready, leaving=self.info.leaving)
+        known = self._announced if state == node.WORKING else None
+        return told if known is None else known.replace(ready=self.info.ready, leaving=self.info.leaving)
 
     def _take_place(self, now: float) -> list[Order]:
         """A round runs or forms: start our workers in it, stand by, or wait."""
@@ -345,13 +347,13 @@ class Agent:
             if self.state == STANDBY:
                 self.state, self._join_by = JOINING, now + self._spec.timing.join_timeout
             return []
-        if self.info.id not in view.roster.nodes:
+        if self._place < 0:
             self.state = STANDBY
             return []
         if view.round <= self.info.round:
             return []
         self.state = IN
-        self._remembered = {"place": view.roster.nodes.index(self.info.id), "restarts": view.restarts}
+        self._remembered = {"place": self._place, "restarts": view.restarts}
         return self.group.start(view.round, assignments(view, self.info.id), self.info)
 
     @property

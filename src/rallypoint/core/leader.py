@@ -90,6 +90,7 @@ class Board:
         self._waiting_since: float | None = None
         self._said_at = float("-inf")
         self._form_at: float | None = None
+        self._drained = 0  # how many of the roster, from its beginning, are known to be settled
         self._apart = None if spec.restart.scope == JOB else Apart(spec)
         self.complete = False
         self.renewed = False
@@ -132,6 +133,7 @@ class Board:
             self._failures = [f for f in self._failures if f.round >= view.round]
             self._enough_since = self._waiting_since = self._form_at = None
             self._said_at = float("-inf")
+            self._drained = 0
 
     def next_view(self, view: View, now: float) -> View | None:
         """Return the view that should follow ``view``, or None if it still holds.
@@ -304,14 +306,17 @@ class Board:
 
     def _drain(self, view: View, now: float) -> View | None:
         """Wait until the workers of the round are gone everywhere; then end, or form the next round."""
-        for node in view.roster.nodes:
-            info = self._peers.get(node)
+        nodes = view.roster.nodes
+        # Asked at each acknowledgement: who has been seen settled, or lost, stays so until the next round.
+        while self._drained < len(nodes):
+            info = self._peers.get(node := nodes[self._drained])
             if info is not None and node not in self._lost and not self._settled(info, view):
                 return None
+            self._drained += 1
         failures = policy.sorted_by_cause(self._of_round(view))
         if self._apart is not None and view.failures:
             failures = self._apart.first(view.failures[0], failures)
-        lost = any(n in self._lost or n not in self._peers for n in view.roster.nodes)
+        lost = any(n in self._lost or n not in self._peers for n in nodes)
         judged = budget.judge(self._spec, view, failures, lost, now - self._times.began, self._times.ages(now))
         if judged.final:
             reason = f"{failures[0].place}: {failures[0].headline}" + (f" ({judged.why})" if judged.why else "")

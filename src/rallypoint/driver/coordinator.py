@@ -158,18 +158,24 @@ class Coordinator:
         self._fresh = False
         preflight, self._preflight = self._preflight, None
         if preflight is None:
-            self._emit(back)
+            self._rejoin(back)
         else:
             preflight.meet(self.store, self._node, lambda failed: self._looked(failed, back))
 
     def _looked(self, failed: Check | None, back: StoreBack) -> None:
         if failed is None:
-            self._emit(back)
+            self._rejoin(back)
             return
         facts = {"field": "pre-flight check", "mine": str(failed), "theirs": ""}
         self.store.swap(f"refused/{self._node}", 0, facts, _heard)
         self._warn(f"pre-flight: {failed.mend}")
         self._emit(Refused(**facts))
+
+    def _rejoin(self, back: StoreBack) -> None:
+        self._emit(back)
+        if self._leading:
+            # Our lease is gone. The watch cannot say so if the connection went before it told us that we had it.
+            self.store.read("leader", self._leader_read)
 
     # -- orders
 

@@ -82,6 +82,8 @@ class Value(metaclass=ValueType):
         raise AttributeError(f"{type(self).__name__} is frozen: {name!r} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if type(self) is not type(other):
             return NotImplemented
         return all(getattr(self, f) == getattr(other, f) for f in self._fields)
@@ -98,7 +100,8 @@ class Value(metaclass=ValueType):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with ``changes`` applied. Raises TypeError for an unknown field."""
-        return type(self)(**({f: getattr(self, f) for f in self._fields} | changes))
+        values = [changes.pop(f) if f in changes else getattr(self, f) for f in self._fields]
+        return type(self)(*values, **changes)  # what is left of the changes is no field
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary (shallow)."""
