@@ -48,8 +48,8 @@ class FakeNode:
 
     def vanish(self) -> None:
         """Die as a killed process does: the connection is closed without a goodbye."""
-        assert self.store._link is not None and self.store._link._sock is not None
-        self.store._link._sock.shutdown(socket.SHUT_RDWR)
+        assert self.store._link is not None and self.store._link._stream is not None
+        self.store._link._stream._sock.shutdown(socket.SHUT_RDWR)
 
     def _carry_out(self, order: orders.Order) -> None:
         if isinstance(order, orders.Spawn):

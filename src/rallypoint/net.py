@@ -261,6 +261,15 @@ class Stream:
             self._pending.clear()
             self._sock.close()
 
+    def drain(self) -> None:
+        """Read away what has come: closing a socket with unread input resets it, and our last words with it."""
+        try:
+            for _ in range(64):
+                if self._fd < 0 or not self._sock.recv(CHUNK):
+                    return
+        except OSError:
+            return
+
     def take(self) -> None:
         """Take what has come; the reactor calls it, and who waits outside the loop may."""
         try:

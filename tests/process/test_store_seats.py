@@ -1,7 +1,9 @@
 """The tcp store at several endpoints: one serves, the next takes over, and a minority gets nothing done."""
 
+import contextlib
 import re
 import signal
+import socket
 import sys
 import time
 
@@ -10,11 +12,14 @@ import pytest
 from certs import OPENSSL, Certificates
 from job import HB, Job, listening, within
 from lab import Launch, script
+from rallypoint import __version__
 from rallypoint.driver.loop import Loop
 from rallypoint.model.value import Secret
 from rallypoint.net import join_endpoint, listen
+from rallypoint.store import wire
 from rallypoint.store.client import Member, TcpStore
 from rallypoint.store.front import Front
+from rallypoint.store.messages import PROTOCOL, Hello, Refusal, Welcome
 from rallypoint.store.seats.seat import Seat
 from rallypoint.store.seats.store import open_seats
 from rallypoint.store.tls import identity
@@ -148,6 +153,31 @@ def test_who_lists_other_endpoints_is_refused():
         lab.stores.append(TcpStore(lab.loop, notes[1], *lab.places[1], alone))
         lab.until(lambda: all(n.count("refused") for n in notes))
         assert {n.told[-1][1] for n in notes} == {"--rdzv-endpoint"}
+
+
+def say_hello(lab, seat, number):
+    """Say hello as seat ``number`` at the endpoint of ``seat``, by hand; return what it answers."""
+    hello = Hello(PROTOCOL, __version__, "run", "x", 5.0, "s", endpoints=lab.member("x").endpoints, seat=number)
+    with socket.create_connection(lab.places[seat]) as sock:
+        sock.sendall(wire.PREFACE + wire.encode(hello))
+        sock.setblocking(False)
+        framer, found = wire.Framer(wire.ANSWERS, 1 << 20), []
+
+        def answered():
+            with contextlib.suppress(BlockingIOError):
+                found.extend(framer.feed(sock.recv(4096)))
+            return found
+
+        lab.until(answered)
+        return found[0]
+
+
+def test_only_another_seat_may_ask_for_votes():
+    with SeatsLab() as lab:
+        assert isinstance(say_hello(lab, 1, 0), Welcome)
+        for number in (1, 3, 99, -2):
+            assert say_hello(lab, 1, number) == Refusal("seat", str(number), "another")
+        assert lab.serving() == [0]
 
 
 @pytest.mark.parametrize("secure", ["token", "tls"])

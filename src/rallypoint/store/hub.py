@@ -50,7 +50,13 @@ class Hub:
         session.heard = self._reactor.now()
 
     def leave(self, session: Session, left: bool, reason: str) -> None:
-        self._deliver(self.state.leave(session, left, reason, self._reactor.now()))
+        if self._may_serve():
+            self._deliver(self.state.leave(session, left, reason, self._reactor.now()))
+
+    def retire(self) -> None:
+        """Do and tell nothing any more: another store is the one that counts."""
+        self._may_serve = lambda: False
+        self.close()
 
     def close(self) -> None:
         if self._timer is not None:

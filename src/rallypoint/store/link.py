@@ -98,7 +98,6 @@ class Link:
         self._spoken = False
         self._heard = 0.0
         self._address = ""
-        self._sock: socket.socket | TlsSocket | None = None
         self._dial: Dial | Handshake | None = Dial(
             reactor, address, port, self._connected, patience=self._patience, local_addr=local_addr
         )
@@ -123,7 +122,7 @@ class Link:
             return
         self._cancel()
         self._stream.send(_BYE)
-        self._drain()
+        self._stream.drain()
         self._stream.close(flush=True)
 
     def _connected(self, sock: socket.socket | None, reason: str) -> None:
@@ -149,7 +148,6 @@ class Link:
             self._open(sock)
 
     def _open(self, sock: socket.socket | TlsSocket) -> None:
-        self._sock = sock
         self._stream = Stream(self._reactor, sock, self._received, self._closed, BUFFER_LIMIT)
         self._stream.send(wire.PREFACE + wire.encode(self._hello))
         late = f"something listens there but has not answered our hello within {self._patience:g} s"
@@ -256,16 +254,6 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _drain(self) -> None:
-        """Read away what is there: closing a socket with unread input resets it, and our goodbye with it."""
-        assert self._sock is not None
-        try:
-            for _ in range(64):
-                if not self._sock.recv(256 << 10):
-                    return
-        except OSError:
-            return
 
     def _release(self) -> None:
         self._cancel()

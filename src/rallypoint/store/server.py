@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
         def rose(self, connection: Connection, hello: Hello, hung_up: bool) -> None: ...
 
+        def other(self, seat: int) -> bool: ...
+
 
 FIRST_BYTE = wire.PREFACE[0]
 BUFFER_LIMIT = 256 << 20
@@ -129,6 +131,7 @@ class StoreServer:
         for connection in self._known:
             if last_word is not None:
                 connection.say(last_word)
+                connection.drain()
             connection.hang_up()  # all of them first: nobody is to learn that the others went
         for connection in tuple(self._known):
             connection.end("the store closed")
@@ -190,6 +193,9 @@ class Connection:
 
     def say(self, message: Message) -> None:
         self._stream.send(self._server.encoded(message))
+
+    def drain(self) -> None:
+        self._stream.drain()
 
     def hang_up(self) -> None:
         """Close the socket; the session goes on until ``end``."""
@@ -259,9 +265,9 @@ class Connection:
         elif server.only_run is not None and hello.run != server.only_run:
             self._refuse(hello, "run id", hello.run, server.only_run)
         elif hello.endpoints != server.endpoints:
-            self._refuse(
-                hello, "--rdzv-endpoint", *(text or "one alone" for text in (hello.endpoints, server.endpoints))
-            )
+            self._refuse(hello, "--rdzv-endpoint", hello.endpoints or "one alone", server.endpoints or "one alone")
+        elif hello.seat != -1 and (server.bench is None or not server.bench.other(hello.seat)):
+            self._refuse(hello, "seat", str(hello.seat), "another")
         elif bool(server.token) != bool(hello.nonce):
             self._refuse(hello, TOKEN, *("given" if has else "none" for has in (hello.nonce, server.token)))
         elif server.token:

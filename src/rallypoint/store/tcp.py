@@ -92,10 +92,9 @@ class Host:
 
     def stand_down(self, last_word: Dropped) -> None:
         """Forget the store; sessions end with ``last_word``."""
-        hub, self.server.hub = self.server.hub, None
+        self.hub.retire()
+        self.server.hub = None
         self.server.stop_serving(last_word)
-        if hub is not None:
-            hub.close()
 
     def linger(self, timeout: float, done: Callable[[], None]) -> None:
         """Call ``done``, from the loop, when nobody is connected any more or ``timeout`` seconds have passed."""

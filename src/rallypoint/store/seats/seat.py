@@ -80,6 +80,10 @@ class Seat:
 
     # What the server asks: see ``server.Bench``
 
+    def other(self, seat: int) -> bool:
+        """Whether there is another seat of this number."""
+        return seat in self._peers
+
     def elsewhere(self) -> Elsewhere:
         return Elsewhere(self.holder, self.election.held)
 

@@ -83,8 +83,9 @@ class SeatsStore(TcpStore):
 
     def link_moved(self, elsewhere: Elsewhere) -> None:
         self._link = None
-        self._aim = elsewhere.holder if elsewhere.holder != self._bad else -1
-        if elsewhere.holder < 0:
+        known = 0 <= elsewhere.holder < len(self._places)
+        self._aim = elsewhere.holder if known and elsewhere.holder != self._bad else -1
+        if not known:
             self._tell_failure(self._yet(elsewhere.held))
         self._later()
 
@@ -172,8 +173,10 @@ class SeatsStore(TcpStore):
         if self._closed:
             return
         local, self._local = self._local, None
+        if local is not None:
+            local.close(True, "it serves no more")
         if not self.seat.serving:
-            if local is not None:
+            if self._carry is not None:
                 self._lost("a majority of the endpoints is out of reach from this one, which served", self._member.ttl)
             self._later()
             return
