@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fake_nodes import run_until, served, start
+from fake_nodes import over_tcp, run_until, served, start
 
 from rallypoint.driver.loop import Loop
 
@@ -77,7 +77,7 @@ def agents(count: int) -> tuple[float, float]:
     """Return seconds in which ``count`` agents form a round, and regroup when one has died."""
     with served() as port, Loop() as loop:
         begin = time.monotonic()
-        nodes = start(loop, 1, count, port)
+        nodes = start(loop, 1, count, over_tcp(port))
         run_until(loop, nodes, lambda node: node.started_round == 1)
         formed = time.monotonic() - begin
         lost = nodes.pop()

@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 
-from fake_nodes import run_until, served, start
+from fake_nodes import over_tcp, run_until, served, start
 
 from rallypoint.driver.loop import Loop
 
@@ -24,7 +24,7 @@ def ours(count: int) -> float:
     """Return seconds from the first connection to the last agent's order to start its worker."""
     with served() as port, Loop() as loop:
         begin = time.monotonic()
-        nodes = start(loop, count, count, port)
+        nodes = start(loop, count, count, over_tcp(port))
         run_until(loop, nodes, lambda node: node.started_round > 0)
         took = time.monotonic() - begin
         for node in nodes:

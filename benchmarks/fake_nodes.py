@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rallypoint.core.agent import Agent
 from rallypoint.driver.coordinator import ORDERS, Coordinator
@@ -19,6 +21,9 @@ from rallypoint.model.node import NodeInfo
 from rallypoint.model.result import Exit
 from rallypoint.model.spec import Spec, Timing
 from rallypoint.store.client import Member, TcpStore
+from rallypoint.store.front import Front
+
+Connect = Callable[[Loop, Coordinator, Member], Front]
 
 
 class FakeNode:
@@ -28,7 +33,7 @@ class FakeNode:
     cost the store a message.
     """
 
-    def __init__(self, spec: Spec, number: int, loop: Loop, port: int) -> None:
+    def __init__(self, spec: Spec, number: int, loop: Loop, connect: Connect) -> None:
         self.queue: deque[events.Event] = deque([events.Started()])
         self.loop = loop
         self.started_round = 0
@@ -37,7 +42,7 @@ class FakeNode:
         self.agent = Agent(spec, NodeInfo(name, "bench", "", 1))
         self.coordinator = Coordinator(spec, name, self.queue.append, print)
         member = Member(spec.run_id, name, spec.timing.lease, spec.timing.keep_alive_interval)
-        self.store = TcpStore(loop, self.coordinator, "127.0.0.1", port, member)
+        self.store = connect(loop, self.coordinator, member)
         self.coordinator.attach(self.store)
 
     def settle(self) -> None:
@@ -48,8 +53,14 @@ class FakeNode:
 
     def vanish(self) -> None:
         """Die as a killed process does: the connection is closed without a goodbye."""
-        assert self.store._link is not None and self.store._link._stream is not None
+        assert (
+            isinstance(self.store, TcpStore) and self.store._link is not None and self.store._link._stream is not None
+        )
         self.store._link._stream._sock.shutdown(socket.SHUT_RDWR)
+
+    def fail(self) -> None:
+        """Its worker ends badly."""
+        self.queue.append(events.Exited(self.agent.group.workers[0].id, Exit(1, 1)))
 
     def _carry_out(self, order: orders.Order) -> None:
         if isinstance(order, orders.Spawn):
@@ -90,11 +101,20 @@ def served() -> Iterator[int]:
         server.wait()
 
 
-def start(loop: Loop, least: int, count: int, port: int) -> list[FakeNode]:
-    """Start ``count`` agents of a run that needs ``least`` of them."""
+def over_tcp(port: int) -> Connect:
+    """Return how a node connects to the store at ``port``."""
+    return lambda loop, coordinator, member: TcpStore(loop, coordinator, "127.0.0.1", port, member)
+
+
+def start(loop: Loop, least: int, count: int, connect: Connect, **more: Any) -> list[FakeNode]:
+    """Start ``count`` agents of a run that needs ``least`` of them; ``more`` are further fields of its ``Spec``."""
     timing = Timing(keep_alive_interval=30.0)
-    spec = Spec(("true",), {}, run_id="bench", min_nodes=least, max_nodes=count, backend="tcp", timing=timing)
-    return [FakeNode(spec, number, loop, port) for number in range(count)]
+    fields = {"run_id": "bench", "backend": "tcp", "timing": timing} | more
+    spec = Spec(("true",), {}, min_nodes=least, max_nodes=count, **fields)
+    # Each of these agents would have a process of its own, whose collector has next to nothing to look through.
+    gc.collect()
+    gc.freeze()
+    return [FakeNode(spec, number, loop, connect) for number in range(count)]
 
 
 def run_until(loop: Loop, nodes: list[FakeNode], done: Callable[[FakeNode], bool]) -> None:
