@@ -18,11 +18,12 @@ _COUNT = itertools.count()
 _NAMED = 'echo "$0" > /proc/sys/kernel/hostname; exec "$@"'
 _FILTER = """
 table bridge lab {
-  set cut { type ifname; }
+  set dumb { type ifname; }
+  set deaf { type ifname; }
   chain between {
     type filter hook forward priority 0;
-    iifname @cut drop
-    oifname @cut drop
+    iifname @dumb drop
+    oifname @deaf drop
   }
 }
 """
@@ -85,12 +86,14 @@ class Hosts:
         """What to put before a command line for it to run on a host."""
         return ["ip", "netns", "exec", self.space(number), "unshare", "--uts", "sh", "-c", _NAMED, f"host{number}"]
 
-    def cut(self, number: int) -> None:
-        """From now on nothing gets to or from this host, and nobody is told."""
-        self._on_switch("add", number)
+    def cut(self, number: int, *ways: str) -> None:
+        """From now on nothing gets to or from this host, and nobody is told. One way: "dumb" or "deaf" alone."""
+        for way in ways or ("dumb", "deaf"):
+            self._on_switch("add", way, number)
 
-    def heal(self, number: int) -> None:
-        self._on_switch("delete", number)
+    def heal(self, number: int, *ways: str) -> None:
+        for way in ways or ("dumb", "deaf"):
+            self._on_switch("delete", way, number)
 
     def firewall(self, number: int, port: int | str) -> None:
         """The host drops what comes for ``port`` (or a range of them, as "1000-2000")."""
@@ -145,5 +148,5 @@ class Hosts:
 
         return line
 
-    def _on_switch(self, verb: str, number: int) -> None:
-        _run("ip", "netns", "exec", self._switch, "nft", f"{verb} element bridge lab cut {{ p{number} }}")
+    def _on_switch(self, verb: str, way: str, number: int) -> None:
+        _run("ip", "netns", "exec", self._switch, "nft", f"{verb} element bridge lab {way} {{ p{number} }}")

@@ -95,7 +95,8 @@ def test_power_loss_of_a_host(tmp_path):
 
 
 @pytest.mark.slow
-def test_host_cut_off_stops_its_workers_and_comes_back(tmp_path):
+@pytest.mark.parametrize("ways", [(), ("dumb",), ("deaf",)], ids=["both ways", "it is not heard", "it does not hear"])
+def test_host_cut_off_stops_its_workers_and_comes_back(tmp_path, ways):
     with (
         Hosts(3) as hosts,
         Job(tmp_path, nnodes="2:3", program=MEET, endpoint="10.77.0.1:29400", last_call_timeout=1) as job,
@@ -104,12 +105,12 @@ def test_host_cut_off_stops_its_workers_and_comes_back(tmp_path):
             on(hosts, job, name)
         job.until(3, world=3)
         begin = time.monotonic()
-        hosts.cut(3)
+        hosts.cut(3, *ways)
         two = job.until(2, limit=HB + 2, world=2)
         within(two[1]["at"] - begin, HB + 2, "the others go on")
         stopped = job.until(1, limit=HB + 2, event="stopped", node="C")[0]
         within(stopped["at"] - begin, HB + 1, "the cut-off host stops its worker")
-        hosts.heal(3)
+        hosts.heal(3, *ways)
         again = wait_until(lambda: len(job.events(world=3)) == 6 and job.events(world=3)[3:], 10, "all three again")
         assert sorted(e["rank"] for e in again) == [0, 1, 2]
         starts = job.events()

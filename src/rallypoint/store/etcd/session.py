@@ -105,30 +105,44 @@ class Session:
         self._enter()
 
     def _enter(self) -> None:
-        """Write that we are here, if the run has a lease; see who was first, and what the run's lease is."""
+        """Write that we are here, if the run has a lease; see who was first, and what the run's lease is.
+
+        With the leases of before only the last of these is wanted. That is no transaction: an etcd that is full
+        (3.5) refuses even those that only read.
+        """
         assert self.leases is not None
         names = self._terms.names
+        if self._resumed:
+            self._ask("/v3/kv/range", wire.get(names.keep)["request_range"], self._back)
+            return
         oldest = wire.below(names.sessions, limit="1", sort_target="CREATE", sort_order="ASCEND")
         here = wire.put(names.sessions + self._terms.name.encode(), __version__, self.leases.mine)
         there = wire.is_absent(names.keep) | {"result": "GREATER"}
-        inside = [*([] if self._resumed else [here]), {"request_range": oldest}, wire.get(names.keep)]
+        inside = [here, {"request_range": oldest}, wire.get(names.keep)]
         self._ask("/v3/kv/txn", wire.either([there], inside, []), self._entered)
+
+    def _back(self, answer: wire.Part) -> None:
+        if answer.get("kvs"):
+            self._up(answer["kvs"][0], answer)
+        else:
+            self._start_anew("the run's keys are gone")
 
     def _entered(self, answer: wire.Part) -> None:
         assert self.leases is not None
         if not answer.get("succeeded"):
-            if self._resumed:
-                self._start_anew("the run's keys are gone")
-            else:
-                self._ask("/v3/lease/grant", {"TTL": str(wire.KEEP)}, self._keep)
+            self._ask("/v3/lease/grant", {"TTL": str(wire.KEEP)}, self._keep)
             return
         *_, oldest, keep = answer["responses"]
-        run = int(keep["response_range"]["kvs"][0]["lease"])
         first = wire.value(oldest["response_range"]["kvs"][0])
         if first != __version__:
             self._refuse("the version of Rallypoint", __version__, str(first))
             return
-        self.leases = self.leases.replace(run=run)
+        self._up(keep["response_range"]["kvs"][0], answer)
+
+    def _up(self, keep: wire.Part, answer: wire.Part) -> None:
+        """``keep`` is the key that has the run's lease; ``answer`` the last one, which tells where etcd stands."""
+        assert self.leases is not None
+        self.leases = self.leases.replace(run=int(keep["lease"]))
         self._schedule()
         cluster = int(answer["header"]["cluster_id"])
         welcome = Welcome(wire.revision_of(answer), cluster, self._resumed, wire.time_of(self._http.date))

@@ -6,7 +6,18 @@ import os
 import time
 
 from rallypoint import __version__
-from rallypoint.store.messages import PROTOCOL, Dropped, Elsewhere, Hello, Welcome
+from rallypoint.model.errors import ProtocolError
+from rallypoint.store.messages import (
+    CLEAN,
+    LOOK,
+    PROMISE,
+    PROTOCOL,
+    RELEASE,
+    Dropped,
+    Elsewhere,
+    Hello,
+    Welcome,
+)
 from rallypoint.store.seats.election import Election
 from rallypoint.store.seats.peer import Peer
 from rallypoint.store.tcp import Host
@@ -95,6 +106,9 @@ class Seat:
         return Welcome(0, 0, False)
 
     def asked(self, hello: Hello, ask: Ask) -> Vote | None:
+        """Another seat asks for our vote. Raises ProtocolError for what cannot be asked."""
+        if ask.want not in (LOOK, PROMISE, CLEAN, RELEASE):
+            raise ProtocolError(f"ask: {ask.want!r} cannot be asked for")
         vote = self.election.answer(hello.seat, hello.session, ask, clock(), hello.attempt)
         self._reactor.soon(self.step)
         return vote
