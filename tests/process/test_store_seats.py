@@ -21,7 +21,7 @@ from rallypoint.store.client import Member, TcpStore
 from rallypoint.store.front import Front
 from rallypoint.store.messages import PROTOCOL, Hello, Refusal, Welcome
 from rallypoint.store.seats.seat import Seat
-from rallypoint.store.seats.store import open_seats
+from rallypoint.store.seats.store import SeatsStore
 from rallypoint.store.tls import identity
 from rallypoint.testing import check_store
 from rallypoint.testing.check_store import Node, Notes
@@ -74,7 +74,7 @@ class SeatsLab:
     def open(self, watcher, places=None, **more):
         member = self.member(f"n{len(self.stores)}").replace(**more)
         where = self.places if places is None else places
-        self.stores.append(open_seats(self.loop, watcher, where, member, is_host=False, warn=self.warned.append))
+        self.stores.append(SeatsStore(self.loop, watcher, where, member, is_host=False, warn=self.warned.append))
         return self.stores[-1]
 
     def lose(self, store):

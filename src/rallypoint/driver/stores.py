@@ -54,11 +54,11 @@ def open_store(
     if spec.max_nodes > MANY_NODES:
         raise_descriptor_limit()
     if "," in spec.endpoint:
-        from rallypoint.store.seats.store import open_seats
+        from rallypoint.store.seats.store import SeatsStore
 
         places = tuple(split_endpoint(place, 0) for place in spec.endpoint.split(","))
         member = _member(spec, node).replace(token=spec.token, tls=_tls(spec, False))
-        return open_seats(reactor, watcher, places, member, is_host=spec.is_host, warn=warn)
+        return SeatsStore(reactor, watcher, places, member, is_host=spec.is_host, warn=warn)
     return _open_tcp(spec, node, reactor, watcher, workers, warn)
 
 

@@ -124,7 +124,46 @@ class Host:
         return f"<Host {self.door!r}, {self.server!r}>"
 
 
-class EndpointStore(TcpStore):
+class Hosting(TcpStore):
+    """A store that this node may come to host: then its own messages go to the host by memory."""
+
+    def __init__(self, reactor: Reactor, watcher: StoreWatcher, host: str, port: int, member: Member) -> None:
+        self._local: LocalLink | None = None
+        self._bound = ""  # where the host listens
+        super().__init__(reactor, watcher, host, port, member)
+
+    @property
+    def hosting(self) -> bool:
+        return self._local is not None
+
+    def close(self) -> None:
+        super().close()
+        if self._local is not None:
+            self._local.close(True, "closed")
+            self._local = None
+
+    def _enter(self, host: Host) -> None:
+        """Be the first node at ``host``, which is ours."""
+        self.where = join_endpoint(self._host, self._port)
+        self._bound = host.address
+        self._local = LocalLink(self._reactor, host.hub, self._hello.replace(ttl=FOREVER), self._told)
+
+    def _told(self, message: Message) -> None:
+        if isinstance(message, Welcome) and self._local is not None:
+            self._attempts = 0
+            self._pause.reset()
+            self._opened(self._local.carry, message, self._own_address())
+        else:
+            self._receive(message)
+
+    def _own_address(self) -> str:
+        """Return where peers reach the host's own node: as they reach the store, unless the user says otherwise."""
+        if self._member.local_addr is not None:
+            return self._member.local_addr
+        return self._host if self._bound in ("0.0.0.0", "::") else self._bound
+
+
+class EndpointStore(Hosting):
     """A store at an endpoint, hosted here or by another node. ``hosting`` may become true at any reconnecting.
 
     ``port`` is the endpoint's (the real one, once hosting); ``address`` is where it is bound when hosting.
@@ -144,16 +183,11 @@ class EndpointStore(TcpStore):
         elastic: bool,
     ) -> None:
         self.host: Host | None = None
-        self._local: LocalLink | None = None
         self._is_host = is_host
         self._warn = warn
         self._door = door
         self._elastic = elastic
         super().__init__(reactor, watcher, host, port, member)
-
-    @property
-    def hosting(self) -> bool:
-        return self.host is not None
 
     @property
     def address(self) -> str:
@@ -172,9 +206,6 @@ class EndpointStore(TcpStore):
 
     def close(self) -> None:
         super().close()
-        if self._local is not None:
-            self._local.close(True, "closed")
-            self._local = None
         if self.host is not None:
             self.host.close()
 
@@ -203,23 +234,7 @@ class EndpointStore(TcpStore):
         tls = None if self._member.tls is None else self._member.tls.server
         self.host = Host(self._reactor, sock, self._hello.run, self._warn, self._door, self._member.token, tls)
         self._port = self.host.port
-        self.where = join_endpoint(self._host, self._port)
-        hello = self._hello
-        self._local = LocalLink(self._reactor, self.host.hub, hello.replace(ttl=FOREVER), self._told)
-
-    def _told(self, message: Message) -> None:
-        if isinstance(message, Welcome) and self._local is not None:
-            self._attempts = 0
-            self._pause.reset()
-            self._opened(self._local.carry, message, self._own_address())
-        else:
-            self._receive(message)
-
-    def _own_address(self) -> str:
-        """Return where peers reach the host's own node: as they reach the store, unless the user says otherwise."""
-        if self._member.local_addr is not None:
-            return self._member.local_addr
-        return self._host if self.address in ("0.0.0.0", "::") else self.address
+        self._enter(self.host)
 
     def _words(self, error: OSError, addresses: tuple[str, ...]) -> str:
         """Say why the endpoint cannot be bound by a node that has to, and what helps."""

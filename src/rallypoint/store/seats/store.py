@@ -6,14 +6,11 @@ import errno
 
 from rallypoint.model.errors import StoreError
 from rallypoint.net import join_endpoint, listen
-from rallypoint.store.client import TcpStore
-from rallypoint.store.memory import LocalLink
 from rallypoint.store.messages import Elsewhere, Welcome
 from rallypoint.store.resolve import numeric, resolve
 from rallypoint.store.seats.peer import CONNECT
 from rallypoint.store.seats.seat import Seat
-from rallypoint.store.state import FOREVER
-from rallypoint.store.tcp import bindable
+from rallypoint.store.tcp import Hosting, bindable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,12 +19,11 @@ if TYPE_CHECKING:
     from rallypoint.model.reactor import Reactor
     from rallypoint.store.api import StoreWatcher
     from rallypoint.store.client import Member
-    from rallypoint.store.messages import Message
     from rallypoint.store.resolve import Found
     from rallypoint.store.seats.peer import Place
 
 
-class SeatsStore(TcpStore):
+class SeatsStore(Hosting):
     """The store at one of ``places``, three or more. This node holds a seat if it can bind one of them.
 
     ``is_host`` True: hold a seat or fail; False: hold none. ``warn``: see ``open_tcp``.
@@ -49,16 +45,12 @@ class SeatsStore(TcpStore):
         self._places = places
         self._is_host = is_host
         self._warn = warn
-        self._local: LocalLink | None = None
         self._place = -1  # which of them is tried, or was last
         self._aim = -1  # which of them is said to serve
         self._bad = -1  # which of them has failed last
         self._asked = False  # whether the names among them were looked up, to take a seat there
-        super().__init__(reactor, watcher, *places[0], member)
-
-    @property
-    def hosting(self) -> bool:
-        return self._local is not None
+        endpoints = ",".join(join_endpoint(*place) for place in places)
+        super().__init__(reactor, watcher, *places[0], member.replace(endpoints=endpoints))
 
     def linger(self, timeout: float, done: Callable[[], None]) -> None:
         """Call ``done``, later: if serving, when no other node is connected or ``timeout`` seconds have passed."""
@@ -69,9 +61,6 @@ class SeatsStore(TcpStore):
 
     def close(self) -> None:
         super().close()
-        if self._local is not None:
-            self._local.close(True, "closed")
-            self._local = None
         if self.seat is not None:
             self.seat.close()
 
@@ -180,42 +169,10 @@ class SeatsStore(TcpStore):
                 self._lost("a majority of the endpoints is out of reach from this one, which served", self._member.ttl)
             self._later()
             return
-        self._pause.reset()
         if self._link is not None:
             self._link.close()
             self._link = None
         if self._carry is not None:
             self._lost("this endpoint serves now", 0.0)
         self._host, self._port = self._places[self.seat.number]
-        self.where = join_endpoint(self._host, self._port)
-        hello = self._hello.replace(ttl=FOREVER, attempt=self._hello.attempt + 1)
-        self._local = LocalLink(self._reactor, self.seat.host.hub, hello, self._told)
-
-    def _told(self, message: Message) -> None:
-        if isinstance(message, Welcome) and self._local is not None:
-            self._attempts = 0
-            self._opened(self._local.carry, message, self._own_address())
-        else:
-            self._receive(message)
-
-    def _own_address(self) -> str:
-        """Return where peers reach this node: as they reach the endpoint, unless the user says otherwise."""
-        if self._member.local_addr is not None:
-            return self._member.local_addr
-        assert self.seat is not None
-        bound = self.seat.host.address
-        return self._host if bound in ("0.0.0.0", "::") else bound
-
-
-def open_seats(
-    reactor: Reactor,
-    watcher: StoreWatcher,
-    places: tuple[Place, ...],
-    member: Member,
-    *,
-    is_host: bool | None,
-    warn: Callable[[str], None],
-) -> SeatsStore:
-    """Open the store that is served at one of ``places``; for the rest see ``SeatsStore``."""
-    endpoints = ",".join(join_endpoint(*place) for place in places)
-    return SeatsStore(reactor, watcher, places, member.replace(endpoints=endpoints), is_host=is_host, warn=warn)
+        self._enter(self.seat.host)
