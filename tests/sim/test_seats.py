@@ -6,6 +6,9 @@ import random
 import pytest
 from seats_lab import TENURE, SeatsLab
 
+from rallypoint.store.messages import CLEAN, LOOK, PROMISE, RELEASE, Vote
+from rallypoint.store.seats.election import SAFE, Election
+
 SEEDS = int(os.environ.get("RALLYPOINT_SIM_SEATS", "1500"))
 
 
@@ -114,6 +117,59 @@ def test_who_reaches_too_few_does_not_stand_in_the_way():
         it.start(number)
     it.run(2 * TENURE)
     assert it.serving.number == 1
+
+
+def votes_of(election, asks, now, fresh=True, holder=-1):
+    """Have every seat that is asked say yes."""
+    for seat, ask in asks:
+        election.voted(seat, Vote(ask.id, True, fresh, holder), now)
+
+
+def elected(now=100.0):
+    """Seat 0 of three, which has just been elected: all were fresh. A new process has seat 2 since."""
+    it = Election(0, 3, "me", TENURE, now)
+    for seat in (1, 2):
+        it.linked(seat, now)
+    looks = it.step(now)
+    assert {ask.want for _, ask in looks} == {LOOK}
+    votes_of(it, looks, now)
+    asks = it.step(now)
+    assert {ask.want for _, ask in asks} == {CLEAN}
+    votes_of(it, asks[:1], now)
+    assert it.active(now)
+    it.unlinked(2, now)
+    it.linked(2, now)
+    return it
+
+
+def test_one_that_comes_after_the_clean_moment_is_not_told_of_it():
+    it = elected()
+    ((seat, ask),) = it.step(100.1)
+    assert (seat, ask.want) == (2, PROMISE)
+    newcomer = Election(2, 3, "new", TENURE, 100.0)
+    assert newcomer.answer(0, "me", ask, 100.1, 1).yes is False, "it may have promised itself in an earlier life"
+    assert newcomer.answer(0, "me", ask, 100.0 + TENURE, 1).yes is True
+
+
+def test_a_promise_counts_from_before_it_was_asked_for():
+    it = elected()
+    it.unlinked(1, 100.0)
+    assert not it.active(100.0), "the connection is gone, and with it what was promised over it"
+    other = elected()
+    end = 100.0 + SAFE * TENURE
+    assert other.active(end - 0.01) and not other.active(end)
+    assert other.wake_at() <= end
+    assert {ask.want for _, ask in other.step(end)} == {RELEASE}
+
+
+def test_nonsense_from_a_seat_names_nobody():
+    it = Election(0, 3, "me", TENURE, 100.0)
+    for seat in (1, 2):
+        it.linked(seat, 100.0)
+    for seat, ask in it.step(100.0):
+        it.voted(seat, Vote(ask.id, False, False, 77), 100.0)
+    it.step(100.0)
+    assert it.holder(100.0) == -1
 
 
 def chaos(it, rng):

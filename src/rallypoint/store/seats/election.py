@@ -200,14 +200,16 @@ class Election:
         if now >= self._asked_at + self._tenure / 3:
             return self._put(PROMISE, now)
         late, self._unasked = self._unasked, set()
-        return [(seat, self._question) for seat in sorted(late)]  # counted from when it was first put
+        # Counted from when it was first put. Never as CLEAN: who came later had no part in that moment.
+        question = self._question.replace(want=PROMISE)
+        return [(seat, question) for seat in sorted(late)]
 
     def _looked(self, now: float) -> Asks:
         votes = self._votes
         clean = self._fresh and len(votes) == self._count - 1 and all(vote.fresh for vote in votes.values())
         free = self._free_for(self._name, now) + sum(vote.yes for vote in votes.values())
         for vote in votes.values():
-            if vote.holder not in (NOBODY, self.seat) and not clean:
+            if 0 <= vote.holder < self._count and vote.holder != self.seat and not clean:
                 self._hint = (vote.holder, now + self._retry)
         self._state = IDLE
         if not clean and free < self.majority:
