@@ -118,7 +118,7 @@ def test_a_lease_expires_by_the_time_that_the_store_is_given():
     assert story.at(109.9) == []
     assert story.at(110.0) == [
         ("watcher", Changed(Entry("k", None, 2, 1, False, "unheard of for 10.0 s"))),
-        ("a", Dropped("unheard of for 10.0 s")),
+        ("a", Dropped("unheard of for 10.0 s", 10.0)),
     ]
     assert story.state.next_deadline() is None
 
@@ -131,7 +131,7 @@ def test_who_is_heard_of_lives_on():
     story.say("a", Read(2, "k"))
     assert story.at(110.0) == []
     assert story.state.next_deadline() == 119.0
-    assert story.at(119.0) == [("a", Dropped("unheard of for 10.0 s"))]
+    assert story.at(119.0) == [("a", Dropped("unheard of for 10.0 s", 10.0))]
 
 
 def test_each_lease_has_its_own_time_and_the_session_outlives_the_longest():
@@ -152,7 +152,7 @@ def test_each_lease_has_its_own_time_and_the_session_outlives_the_longest():
 def test_a_session_without_leases_ends_too():
     story = Story()
     story.join("a", ttl=3.0)
-    assert story.at(103.0) == [("a", Dropped("unheard of for 3.0 s"))]
+    assert story.at(103.0) == [("a", Dropped("unheard of for 3.0 s", 3.0))]
 
 
 def test_a_store_that_slept_excuses_everybody():
@@ -160,7 +160,7 @@ def test_a_store_that_slept_excuses_everybody():
     story.join("a", ttl=10.0)
     story.state.excuse(150.0)
     assert story.at(150.0) == []
-    assert story.at(160.0) == [("a", Dropped("unheard of for 10.0 s"))]
+    assert story.at(160.0) == [("a", Dropped("unheard of for 10.0 s", 10.0))]
 
 
 def test_the_same_session_on_a_second_connection_takes_over_the_leases():

@@ -265,7 +265,9 @@ class State:
             if session.heard + ttl <= now:
                 out += self._delete(session.run, key, False, reason)
         if over:
-            return [*out, (session, Dropped(reason)), *self.leave(session, False, reason, now)]
+            # It may hear us though we do not hear it: the others go on without it from now, so it has no time left.
+            last = Dropped(reason, now - session.heard)
+            return [*out, (session, last), *self.leave(session, False, reason, now)]
         session.due = FOREVER
         self._arm(session, now)
         return out
