@@ -88,9 +88,8 @@ def switches(pid: int) -> int:
 
 
 def show(what: str, ours: float, theirs: float, unit: str) -> None:
-    print(
-        f"{what:45} rallyrun {ours:9.3f} {unit:3} torchrun {theirs:9.3f} {unit:3} ratio {theirs / max(ours, 1e-9):7.1f}"
-    )
+    ratio = f"{theirs / ours:7.1f}" if ours else "      -"
+    print(f"{what:45} rallyrun {ours:9.3f} {unit:3} torchrun {theirs:9.3f} {unit:3} ratio {ratio}")
 
 
 def main() -> None:

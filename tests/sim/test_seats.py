@@ -9,7 +9,7 @@ from seats_lab import TENURE, SeatsLab
 from rallypoint.store.messages import CLEAN, LOOK, PROMISE, RELEASE, Vote
 from rallypoint.store.seats.election import SAFE, Election
 
-SEEDS = int(os.environ.get("RALLYPOINT_SIM_SEATS", "1500"))
+SEEDS = int(os.environ.get("RALLYPOINT_SIM_SEATS", "1000"))
 
 
 def lab(count, seed=1, late=()):
