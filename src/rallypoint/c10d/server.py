@@ -138,6 +138,7 @@ class _Client:
                 self.close()
             elif self._out:
                 self._flush()
+                self._store.reactor.eager = True
             elif self._session is not None:
                 self._size = LARGE_CHUNK if self._session.missing > CHUNK else CHUNK
         if self._content.woken:

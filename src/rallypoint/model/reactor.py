@@ -29,8 +29,11 @@ class Reactor(Protocol):
     work (for example one ``recv`` of at most 256 KiB) so that exits are handled in time.
     Remove a descriptor before closing it. ``now`` is monotonic seconds.
     ``soon`` runs a call in the next turn of the loop and, alone among these, may be used from
-    another thread.
+    another thread. A callback that has just answered somebody who waits, and will perhaps ask again at once, sets
+    ``eager``: the loop then looks for a moment before it sleeps.
     """
+
+    eager: bool
 
     def now(self) -> float: ...
 
