@@ -35,12 +35,15 @@ class TcpLab:
     def __exit__(self, *_exc):
         for store in self.stores:
             store.close()
-        self.host.close()
+        self.shut()
         left = [*self.loop._readers, *self.loop._writers]
         timers = [t for t in self.loop._timers if t.call]
         self.loop.close()
         assert left == [self.loop._wake_read], "a descriptor was left registered"
         assert not timers, "a timer was left behind"
+
+    def shut(self):
+        self.host.close()
 
     def new_host(self, port):
         return Host(self.loop, listen(self.at, port), self.only_run, self.warnings.append)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from store_lab import HERE, TcpLab
 
 from certs import OPENSSL, Certificates
 from job import HB, Job, listening, within
@@ -18,15 +19,12 @@ from rallypoint.model.value import Secret
 from rallypoint.net import join_endpoint, listen
 from rallypoint.store import wire
 from rallypoint.store.client import Member, TcpStore
-from rallypoint.store.front import Front
 from rallypoint.store.messages import PROTOCOL, Hello, Refusal, Welcome
 from rallypoint.store.seats.seat import Seat
 from rallypoint.store.seats.store import SeatsStore
 from rallypoint.store.tls import identity
 from rallypoint.testing import check_store
 from rallypoint.testing.check_store import Node, Notes
-
-HERE = "127.0.0.1"
 
 
 def free_places(count=3, host=HERE):
@@ -38,55 +36,37 @@ def free_places(count=3, host=HERE):
     return places
 
 
-class SeatsLab:
+class SeatsLab(TcpLab):
     """Seats for all endpoints on one loop, and nodes that hold none; ``seats`` are closed one by one by the tests."""
 
     def __init__(self, count=3, host=HERE, ttl=5.0, **more):
+        super().__init__(ttl=ttl)
         self.places = free_places(count, host)
-        self.ttl, self.more = ttl, more
-        self.warned, self.stores, self.seats = [], [], []
+        self.more, self.seats = more, []
 
     def __enter__(self):
         self.loop = Loop()
         for number, (_, port) in enumerate(self.places):
             sock = listen(HERE, port)
             member = self.member(f"s{number}")
-            seat = Seat(self.loop, sock, number, self.places, member, self.warned.append, lambda: None)
+            seat = Seat(self.loop, sock, number, self.places, member, self.warnings.append, lambda: None)
             self.seats.append(seat)
         self.until(self.serving)
         return self
 
-    def __exit__(self, *_exc):
-        for store in self.stores:
-            store.close()
+    def shut(self):
         for seat in self.seats:
             seat.close()
-        left = [*self.loop._readers, *self.loop._writers]
-        timers = [t for t in self.loop._timers if t.call]
-        self.loop.close()
-        assert left == [self.loop._wake_read], "a descriptor was left registered"
-        assert not timers, "a timer was left behind"
 
     def member(self, name):
         endpoints = ",".join(join_endpoint(*place) for place in self.places)
-        return Member("run", name, self.ttl, 0.5, endpoints=endpoints, **self.more)
+        return Member("run", name, self.ttl, self.interval, endpoints=endpoints, **self.more)
 
     def open(self, watcher, places=None, **more):
         member = self.member(f"n{len(self.stores)}").replace(**more)
         where = self.places if places is None else places
-        self.stores.append(SeatsStore(self.loop, watcher, where, member, is_host=False, warn=self.warned.append))
+        self.stores.append(SeatsStore(self.loop, watcher, where, member, is_host=False, warn=self.warnings.append))
         return self.stores[-1]
-
-    def lose(self, store):
-        store._link._ended = True
-        store._link._release()
-        Front.close(store)
-
-    def run_until(self, done, limit):
-        return self.loop.run_until(done, limit)
-
-    def until(self, done, limit=10.0):
-        assert self.loop.run_until(done, limit), f"not within {limit} s; warnings: {self.warned}"
 
     def serving(self):
         return [seat.number for seat in self.seats if seat.serving]

@@ -40,6 +40,11 @@ class Member(Value):
     tls: Tls | None = None
     endpoints: str = ""
 
+    def hello(self, session: str, seat: int = -1) -> Hello:
+        """Return what it says first, as the node or as a ``seat`` (see ``Hello``)."""
+        fixed = (PROTOCOL, __version__, self.run_id, self.node, self.ttl, session)
+        return Hello(*fixed, endpoints=self.endpoints, seat=seat)
+
 
 class TcpStore(Front):
     """The store at ``host`` (a name or an address) and ``port``, for ``member``.
@@ -51,9 +56,7 @@ class TcpStore(Front):
 
     def __init__(self, reactor: Reactor, watcher: StoreWatcher, host: str, port: int, member: Member) -> None:
         super().__init__(reactor, watcher, join_endpoint(host, port))
-        session = os.urandom(16).hex()
-        self._hello = Hello(PROTOCOL, __version__, member.run_id, member.node, member.ttl, session)
-        self._hello = self._hello.replace(endpoints=member.endpoints)
+        self._hello = member.hello(os.urandom(16).hex())
         self._member = member
         self._host = host
         self._port = port

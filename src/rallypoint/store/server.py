@@ -129,10 +129,7 @@ class StoreServer:
     def stop_serving(self, last_word: Dropped | None) -> None:
         """End all sessions, with ``last_word``; connections can be adopted again. Nobody is told of their leases."""
         for connection in self._known:
-            if last_word is not None:
-                connection.say(last_word)
-                connection.drain()
-            connection.hang_up()  # all of them first: nobody is to learn that the others went
+            connection.hang_up(last_word)  # all of them first: nobody is to learn that the others went
         for connection in tuple(self._known):
             connection.end("the store closed")
 
@@ -194,11 +191,11 @@ class Connection:
     def say(self, message: Message) -> None:
         self._stream.send(self._server.encoded(message))
 
-    def drain(self) -> None:
-        self._stream.drain()
-
-    def hang_up(self) -> None:
-        """Close the socket; the session goes on until ``end``."""
+    def hang_up(self, last_word: Dropped | None = None) -> None:
+        """Close the socket, after ``last_word``; the session goes on until ``end``."""
+        if last_word is not None:
+            self.say(last_word)
+            self._stream.drain()
         self._stream.close()
 
     def end(self, reason: str, left: bool = False) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from rallypoint import __version__
 from rallypoint.model.errors import ProtocolError
 from rallypoint.store.messages import (
     CLEAN,
     LOOK,
     PROMISE,
-    PROTOCOL,
     RELEASE,
     Dropped,
     Elsewhere,
@@ -69,8 +67,7 @@ class Seat:
         self.election = Election(number, len(places), name, member.ttl, clock())
         tls = None if member.tls is None else member.tls.server
         self.host = Host(reactor, sock, member.run_id, warn, None, member.token, tls, member.endpoints, self)
-        hello = Hello(PROTOCOL, __version__, member.run_id, member.node, member.ttl, name)
-        hello = hello.replace(endpoints=member.endpoints, seat=number)
+        hello = member.hello(name, number)
         self._peers = {n: Peer(reactor, self, n, place, member, hello) for n, place in enumerate(places) if n != number}
 
     def close(self) -> None:
