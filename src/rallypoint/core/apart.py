@@ -46,7 +46,7 @@ class Apart:
         for name in dict.fromkeys(self._unit(f) for f in failures):
             own = policy.sorted_by_cause(f for f in failures if self._unit(f) == name)
             judged = budget.judge(self._spec, view, own, False, min([lasted, *ages]), ages)
-            reason = f"{own[0].place}: {own[0].headline}"
+            reason = own[0].summary
             if judged.final or judged.aside != view.aside:
                 return view.replace(phase=DRAINING, failures=self.first(own[0], failures), reason=reason)
             life = own[0].life

@@ -226,7 +226,7 @@ class Board:
         failures = self._of_round(view)
         if failures and self._apart is None:
             cause = policy.sorted_by_cause(failures)
-            return view.replace(phase=DRAINING, failures=cause, reason=f"{cause[0].place}: {cause[0].headline}")
+            return view.replace(phase=DRAINING, failures=cause, reason=cause[0].summary)
         if self._apart is not None:
             ages = self._times.ages(now)
             if (after := self._apart.next_view(view, failures, now, now - self._times.began, ages)) is not None:
@@ -319,7 +319,7 @@ class Board:
         lost = any(n in self._lost or n not in self._peers for n in nodes)
         judged = budget.judge(self._spec, view, failures, lost, now - self._times.began, self._times.ages(now))
         if judged.final:
-            reason = f"{failures[0].place}: {failures[0].headline}" + (f" ({judged.why})" if judged.why else "")
+            reason = failures[0].summary + (f" ({judged.why})" if judged.why else "")
             return view.replace(phase=CLOSED, failures=failures, reason=reason)
         self._waiting_since = now
         forming = view.replace(

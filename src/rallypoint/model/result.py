@@ -139,6 +139,11 @@ class Failure(Value):
             return f"node {self.node}"
         return f"rank {self.rank} (local {self.local_rank}) on {self.host}" + (f", pid {self.pid}" if self.pid else "")
 
+    @property
+    def summary(self) -> str:
+        """Where and what, in one line: the reason that a view gives for the end of a round."""
+        return f"{self.place}: {self.headline}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form (see ``from_json``)."""
         content = self.as_dict()

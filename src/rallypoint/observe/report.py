@@ -72,7 +72,7 @@ def _rule(outcome: Outcome) -> str:
     if not outcome.failures:
         return ""
     cause = outcome.failures[0]
-    rest = outcome.reason.removeprefix(f"{cause.place}: {cause.headline}").strip()
+    rest = outcome.reason.removeprefix(cause.summary).strip()
     return rest[1:-1] if rest.startswith("(") and rest != outcome.reason else ""
 
 
